@@ -1,0 +1,1 @@
+"""Prompt and video guardrails, and the runner that fails closed."""

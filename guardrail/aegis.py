@@ -1,0 +1,136 @@
+"""Aegis, the guardrail that reads the prompt's meaning: LlamaGuard-7B with NVIDIA's adapter merged into it.
+
+The model is asked whether the prompt breaks a written policy. It answers `safe`, or `unsafe` and on the next line the
+categories it found, such as `O3,O11` (Ghosh et al., arXiv:2404.05993). Nothing else is taken for an answer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cosmos_triton.guardrail.verdict import Verdict, fail_closed
+
+CATEGORIES = tuple(f"O{number}" for number in range(1, 14))
+POLICY_FILE = Path(__file__).with_name("aegis_policy.txt")
+MAX_ANSWER_TOKENS = 100
+
+# The frame is LlamaGuard's: the model was tuned on it, so it stays as it is. The policy inside is this project's.
+FRAME = """[INST] Task: Check if there is unsafe content in 'User' messages in conversations according our safety \
+policy with the below categories.
+
+<BEGIN UNSAFE CONTENT CATEGORIES>
+{policy}
+<END UNSAFE CONTENT CATEGORIES>
+
+<BEGIN CONVERSATION>
+
+User: {prompt}
+
+<END CONVERSATION>
+
+Provide your safety assessment for 'User' in the above conversation:
+- First line must read 'safe' or 'unsafe'.
+- If unsafe, a second line must include a comma-separated list of violated categories. [/INST]"""
+MARKERS = ("[INST]", "[/INST]", "UNSAFE CONTENT CATEGORIES>", "CONVERSATION>")
+
+
+class NotReadableError(ValueError):
+    """A prompt that cannot be put to the model. The message is for the user."""
+
+
+def moderation_prompt(user_prompt: str, policy: str) -> str:
+    """The question that the model is asked.
+
+    Raises:
+        NotReadableError: the prompt has a marker of the frame, with which it could end the conversation and answer.
+    """
+    for marker in MARKERS:
+        if marker in user_prompt.upper():
+            raise NotReadableError(f"the prompt contains {marker!r}, which is not accepted")
+    return FRAME.format(policy=policy.strip(), prompt=user_prompt.strip())
+
+
+def violated_categories(answer: str) -> tuple[str, ...]:
+    """The categories of an answer; none when it is `safe`.
+
+    Raises:
+        ValueError: the answer is neither `safe` nor `unsafe` and a line of known categories.
+    """
+    match [line.strip() for line in answer.strip().split("\n")]:
+        case ["safe"]:
+            return ()
+        case ["unsafe", line]:
+            categories = tuple(category.strip() for category in line.split(","))
+            if set(categories) <= set(CATEGORIES):
+                return categories
+    raise ValueError(f"answer {answer!r}: expected 'safe', or 'unsafe' and a line of {', '.join(CATEGORIES)}")
+
+
+def is_settled(answer: str) -> bool:
+    """Whether more words could not change what the beginning of an answer means."""
+    first, *rest = answer.lstrip().split("\n")
+    if not rest:
+        return not ("safe".startswith(first) or "unsafe".startswith(first))
+    return first != "unsafe" or len(rest) > 1
+
+
+class Aegis:
+    """Judges prompts with a merged model and its tokenizer."""
+
+    name = "aegis"
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: str) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.policy = policy
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Aegis:
+        """From a Hugging Face folder of the merged model; only safetensors are read, and nothing from the network."""
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(model.to(device), tokenizer, POLICY_FILE.read_text(encoding="utf-8"))
+
+    @fail_closed
+    def judge(self, prompt: str) -> Verdict:
+        try:
+            answer = self.answer(moderation_prompt(prompt, self.policy))
+        except NotReadableError as error:
+            return Verdict(False, self.name, str(error))
+        categories = violated_categories(answer)
+        reason = f"the prompt breaks the content policy ({', '.join(categories)})" if categories else ""
+        return Verdict(not categories, self.name, reason)
+
+    @torch.inference_mode()
+    def answer(self, question: str) -> str:
+        """The likeliest answer, up to where it is settled.
+
+        Raises:
+            NotReadableError: question and answer do not fit the model's context.
+            ValueError: the model's logits are not finite.
+        """
+        # A prompt may spell out a special token, such as </s>; it is text there, and no token.
+        encoded = self.tokenizer(question, return_tensors="pt", split_special_tokens=True)
+        tokens = encoded.input_ids.to(self.model.device)  # [1, N]
+        context = self.model.config.max_position_embeddings
+        if tokens.shape[1] + MAX_ANSWER_TOKENS > context:
+            excess = tokens.shape[1] + MAX_ANSWER_TOKENS - context
+            raise NotReadableError(f"the prompt is {excess} tokens longer than the guardrail can read")
+        written: list[int] = []
+        cache = None
+        while len(written) < MAX_ANSWER_TOKENS:
+            out = self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits, cache = out.logits[0, -1], out.past_key_values  # [V]
+            if not logits.isfinite().all():
+                raise ValueError("the model's logits are not finite")
+            token = int(logits.argmax())
+            if token == self.tokenizer.eos_token_id:
+                break
+            written.append(token)
+            if is_settled(self.tokenizer.decode(written)):
+                break
+            tokens = torch.tensor([[token]], device=tokens.device)
+        return self.tokenizer.decode(written, skip_special_tokens=True)

@@ -1,0 +1,72 @@
+"""The guardrail that looks at every frame: SigLIP describes it, a small classifier names what it shows.
+
+Legend: T frames, H, W pixels, S side of SigLIP's square input, D embedding width, K classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import SiglipVisionModel
+
+from cosmos_triton.guardrail.frames import check_frames
+from cosmos_triton.guardrail.verdict import Verdict, fail_closed
+from cosmos_triton.networks.video_safety import SAFE, VideoSafety
+
+
+class ContentFilter:
+    """A video is safe if every frame of it is. `batch_size` frames are in the encoder at a time."""
+
+    name = "content_filter"
+
+    def __init__(self, encoder: SiglipVisionModel, head: VideoSafety, *, batch_size: int = 8) -> None:
+        self.encoder = encoder.eval()
+        self.head = head.eval()
+        self.batch_size = batch_size
+
+    @fail_closed
+    def judge(self, frames: Tensor) -> Verdict:
+        """RGB uint8 frames [T, H, W, 3]."""
+        for index, content in enumerate(self.classify(frames).tolist()):
+            if content != SAFE:
+                reason = f"frame {index} shows {self.head.config.classes[content]}"
+                return Verdict(False, self.name, reason)
+        return Verdict(True, self.name)
+
+    @torch.inference_mode()
+    def classify(self, frames: Tensor) -> Tensor:
+        """RGB uint8 frames [T, H, W, 3] -> class of each, [T].
+
+        Raises:
+            ValueError: the frames have another shape or dtype, or a logit is not finite.
+        """
+        check_frames(frames)
+        side, weight = self.encoder.config.image_size, next(self.head.parameters())
+        logits = []
+        for batch in frames.split(self.batch_size):
+            pixels = to_network_input(batch.to(weight.device), side)
+            features = self.encoder(pixel_values=pixels.to(weight.dtype)).pooler_output  # [T, D]
+            logits.append(self.head(features))
+        joined = torch.cat(logits)  # [T, K]
+        if not joined.isfinite().all():
+            raise ValueError("the content classifier's logits are not finite")
+        return joined.argmax(-1)
+
+
+def load_encoder(folder: Path) -> SiglipVisionModel:
+    """The vision half of a SigLIP folder; only safetensors are read, and nothing from the network."""
+    return SiglipVisionModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+
+
+def to_network_input(frames: Tensor, side: int) -> Tensor:
+    """Uint8 [T, H, W, 3] -> [T, 3, S, S] in -1..1: bicubic with antialiasing, as SigLIP's image processor resizes.
+
+    That one rounds to bytes after the rows and again after the columns, which shows where the cubic overshoots.
+    """
+    pixels = frames.movedim(-1, 1).float()
+    for size in ((frames.shape[1], side), (side, side)):
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).round().clamp(0, 255)
+    return pixels / 127.5 - 1

@@ -1,0 +1,168 @@
+"""Finds faces in every frame and pixelates them.
+
+Legend: T frames, H, W pixels, P priors, N boxes. A box is left, top, right, bottom in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosmos_triton.guardrail.frames import check_frames
+from cosmos_triton.networks.retinaface import RetinaFace, prior_boxes
+
+MEAN_BGR = (104.0, 117.0, 123.0)  # of the detector's training images
+
+
+@dataclass(frozen=True, slots=True)
+class FaceBlurConfig:
+    """The reference's settings. `min_size` is the least width and height of a box, in pixels."""
+
+    score_threshold: float = 0.7
+    iou_threshold: float = 0.4
+    max_candidates: int = 5000
+    max_faces: int = 750
+    min_size: tuple[int, int] = (20, 20)
+    blocks: int = 5
+    variances: tuple[float, float] = (0.1, 0.2)
+
+
+class FaceBlur:
+    """Face detector and pixelation. `batch_size` frames are in the network at a time."""
+
+    def __init__(self, network: RetinaFace, config: FaceBlurConfig | None = None, *, batch_size: int = 8) -> None:
+        self.network = network.eval()
+        self.config = config or FaceBlurConfig()
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def blur(self, frames: Tensor) -> tuple[Tensor, int]:
+        """RGB uint8 frames [T, H, W, 3] -> a copy with every face pixelated, and the number of regions pixelated.
+
+        Raises:
+            ValueError: the frames have another shape or dtype, or the detector gave numbers that are not finite.
+        """
+        check_frames(frames)
+        blurred, regions = frames.clone(), 0
+        for start in range(0, len(frames), self.batch_size):
+            batch = blurred[start : start + self.batch_size]
+            for frame, boxes in zip(batch, self.find_faces(batch), strict=True):
+                regions += pixelate_boxes(frame, boxes, self.config)
+        return blurred, regions
+
+    def find_faces(self, frames: Tensor) -> list[Tensor]:
+        """RGB uint8 frames [T, H, W, 3] -> boxes [N, 4] of each frame on the CPU, the surest first."""
+        _, height, width, _ = frames.shape
+        weight = self.network.body.conv1.weight
+        loc, conf, _ = self.network(to_network_input(frames.to(weight.device)).to(weight.dtype))
+        priors = prior_boxes(self.network.config, height, width)
+        boxes = decode_boxes(loc.float().cpu(), priors, self.config.variances)  # [T, P, 4]
+        boxes = boxes * torch.tensor([width, height, width, height])
+        scores = conf[..., 1].float().cpu()  # [T, P]
+        if not (boxes.isfinite().all() and scores.isfinite().all()):
+            raise ValueError("the face detector gave numbers that are not finite")
+        return [select_boxes(b, s, self.config) for b, s in zip(boxes, scores, strict=True)]
+
+
+def to_network_input(frames: Tensor) -> Tensor:
+    """RGB uint8 [T, H, W, 3] -> BGR minus the mean, float [T, 3, H, W]."""
+    bgr = frames.flip(-1).float() - torch.tensor(MEAN_BGR, device=frames.device)
+    return bgr.movedim(-1, 1)
+
+
+def decode_boxes(loc: Tensor, priors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Offsets loc [..., P, 4] from priors [P, 4] -> corners [..., P, 4], as fractions of the frame."""
+    centre = priors[:, :2] + loc[..., :2] * variances[0] * priors[:, 2:]
+    size = priors[:, 2:] * torch.exp(loc[..., 2:] * variances[1])
+    top_left = centre - size / 2
+    return torch.cat([top_left, top_left + size], dim=-1)
+
+
+def select_boxes(boxes: Tensor, scores: Tensor, config: FaceBlurConfig) -> Tensor:
+    """Of boxes [P, 4] with scores [P], those sure enough that no surer one overlaps: [N, 4], the surest first."""
+    sure = scores > config.score_threshold
+    order = scores[sure].argsort(descending=True, stable=True)[: config.max_candidates]
+    return suppress_overlaps(boxes[sure][order], config.iou_threshold)[: config.max_faces]
+
+
+def suppress_overlaps(boxes: Tensor, iou_threshold: float) -> Tensor:
+    """Non-maximum suppression of boxes [N, 4], the surest first.
+
+    Both edges of a box count as pixels of it, as in the detector's own evaluation: a side is right - left + 1 long.
+    """
+    kept = []
+    while len(boxes):
+        best, boxes = boxes[0], boxes[1:]
+        kept.append(best)
+        corner = torch.maximum(best[:2], boxes[:, :2])
+        opposite = torch.minimum(best[2:], boxes[:, 2:])
+        overlap = (opposite - corner + 1).clamp(min=0).prod(-1)
+        union = _area(best) + _area(boxes) - overlap
+        boxes = boxes[overlap / union <= iou_threshold]
+    return torch.stack(kept) if kept else boxes
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2] + 1).prod(-1)
+
+
+def pixelate_boxes(frame: Tensor, boxes: Tensor, config: FaceBlurConfig) -> int:
+    """Pixelates boxes [N, 4] of one frame [H, W, C] in place, one after another; returns how many there were.
+
+    Sides are measured before a box is cut at the frame's edge, so half a face at the edge is still hidden.
+    """
+    height, width, _ = frame.shape
+    regions = 0
+    for left, top, right, bottom in boxes.to(torch.int64).tolist():
+        if right - left < config.min_size[0] or bottom - top < config.min_size[1]:
+            continue
+        region = frame[max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
+        if region.numel():
+            region.copy_(pixelate(region, config.blocks))
+            regions += 1
+    return regions
+
+
+def pixelate(region: Tensor, blocks: int) -> Tensor:
+    """A uint8 region [H, W, C] as blocks x blocks flat tiles, bit for bit as OpenCV makes them.
+
+    The reference shrinks with cv2.INTER_LINEAR and enlarges with cv2.INTER_NEAREST. OpenCV's linear resize of bytes is
+    fixed-point: weights in 1/2048; columns first, kept exactly; then rows, where the column sums lose 4 bits, each
+    product loses 16, and the last 2 are rounded. At the left and right edge the outer neighbour's weight is folded
+    into the edge pixel. At the top and bottom it is not: both rows are the same one, and their products are cut apart.
+    """
+    height, width, _ = region.shape
+    left, right, w_left, w_right = _linear_taps(width, blocks, fold_edges=True)
+    top, bottom, w_top, w_bottom = _linear_taps(height, blocks, fold_edges=False)
+    device = region.device
+    pixels = region.to(torch.int64)
+
+    def column(taps: Tensor) -> Tensor:
+        return taps.to(device)[:, None]
+
+    rows = pixels[:, left] * column(w_left) + pixels[:, right] * column(w_right)  # [H, blocks, C]
+    rows >>= 4
+    upper = (rows[top] * column(w_top)[..., None]) >> 16  # [blocks, blocks, C]
+    lower = (rows[bottom] * column(w_bottom)[..., None]) >> 16
+    tiles = ((upper + lower + 2) >> 2).to(torch.uint8)
+    return tiles[_nearest_taps(blocks, height)][:, _nearest_taps(blocks, width)]
+
+
+def _linear_taps(source: int, target: int, *, fold_edges: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each of `target` pixels, the two of `source` that it lies between, and their weights in 1/2048."""
+    at = ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5).float()
+    first = at.floor()
+    fraction = at - first
+    if fold_edges:
+        fraction[(first < 0) | (first >= source - 1)] = 0
+    weights = [(w * 2048).round().to(torch.int64) for w in (1 - fraction, fraction)]
+    index = first.to(torch.int64)
+    return index.clamp(0, source - 1), (index + 1).clamp(0, source - 1), weights[0], weights[1]
+
+
+def _nearest_taps(source: int, target: int) -> Tensor:
+    """For each of `target` pixels, the one of `source` that covers its left or upper edge."""
+    scale = 1 / (target / source)  # two divisions: OpenCV's rounding decides where a tile starts
+    return (torch.arange(target, dtype=torch.float64) * scale).to(torch.int64).clamp(max=source - 1)

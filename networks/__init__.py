@@ -1,0 +1,1 @@
+"""What the models are: torch modules with the released checkpoints' key names. No I/O, no serving."""

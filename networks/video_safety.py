@@ -1,0 +1,71 @@
+"""The head of the video content filter: which class of content a frame's SigLIP embedding shows.
+
+State-dict keys are those found under "model" in the released safety_filter.pt.
+
+Legend: N frames, D embedding width, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+SAFE = 0  # index of the only class that lets a frame pass
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSafetyConfig:
+    """Hyper-parameters of the head. `classes` are in the order of the logits."""
+
+    input_dim: int
+    hidden_dims: tuple[int, int]
+    classes: tuple[str, ...] = (
+        "Safe",
+        "Sexual_Content",
+        "Violence",
+        "Drugs",
+        "Child_Abuse",
+        "Hate_and_Harassment",
+        "Self-Harm",
+    )
+
+
+PRESETS: dict[str, VideoSafetyConfig] = {
+    "siglip-so400m": VideoSafetyConfig(input_dim=1152, hidden_dims=(512, 256)),
+    "tiny": VideoSafetyConfig(input_dim=32, hidden_dims=(16, 8)),
+}
+
+
+class Perceptron(nn.Module):
+    def __init__(self, config: VideoSafetyConfig) -> None:
+        super().__init__()
+        first, second = config.hidden_dims
+        self.layers = nn.Sequential(
+            nn.Linear(config.input_dim, first),
+            nn.BatchNorm1d(first),
+            nn.ReLU(),
+            nn.Linear(first, second),
+            nn.BatchNorm1d(second),
+            nn.ReLU(),
+            nn.Linear(second, len(config.classes)),
+        )
+
+
+class VideoSafety(nn.Module):
+    def __init__(self, config: VideoSafetyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = Perceptron(config)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pooled image features [N, D], as SigLIP gives them -> logits [N, K].
+
+        A feature vector of zeros has no direction and gives NaN.
+        """
+        return self.network.layers(normalise(features))
+
+
+def normalise(features: Tensor) -> Tensor:
+    """Features [N, D] at length 1."""
+    return features / features.norm(dim=-1, keepdim=True)

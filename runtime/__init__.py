@@ -1,0 +1,1 @@
+"""How the models run, without Triton: engines, samplers, media, checkpoint loading."""

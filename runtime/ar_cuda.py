@@ -1,0 +1,85 @@
+"""The decoder on a GPU: compiled layers, and each step one CUDA graph.
+
+A step is replayed without the host taking part: the tokens drawn stay on the device and feed the next step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+
+from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.runtime.ar_attention_cuda import attend_to_cache_cuda
+from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.sampling import exponential_noise
+
+# Products with one row become reductions, tuned for the weights' shapes: 10 % faster steps than the library's kernels.
+COMPILE_OPTIONS = {"coordinate_descent_tuning": True}
+
+
+class CudaDecoder(Decoder):
+    """As `Decoder`. Exact in this sense: the same seed gives the same tokens, whatever the neighbours do; between
+    windows of different length, and against a CPU, rounding may turn a near-tie.
+
+    Args:
+        windows: lengths that `step` will be called with; each is captured once.
+    """
+
+    def __init__(self, network: ARTransformer, slots: int, *, windows: tuple[int, ...] = (1,)) -> None:
+        super().__init__(network, slots, max_window=max(windows))
+        self._under_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
+        self._last_known = self.known.tolist()
+        network.attend = attend_to_cache_cuda
+        fuse_projections(network)
+        for layer in network.layers:
+            layer.compile(dynamic=False, options=COMPILE_OPTIONS)
+        self.noise = torch.compile(exponential_noise, dynamic=False)
+        self.graphs = {window: self._capture(window) for window in windows}
+
+    def _capture(self, window: int) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                super().step(window)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            super().step(window)
+        return graph
+
+    def step(self, window: int, *, length: int | None = None) -> None:
+        self.graphs[window].replay()
+        copy = torch.empty(self.slots, dtype=torch.int64, pin_memory=True)
+        copy.copy_(self.known, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        self._under_way.append((done, copy))
+
+    def prefill(self, slot: int, prompt: Prompt) -> Iterator[None]:
+        chunks = super().prefill(slot, prompt)
+        while True:
+            with torch.compiler.set_stance("force_eager"):  # a prefill is large products: nothing to compile away
+                if next(chunks, self) is self:
+                    break
+            yield
+        self._settle()
+
+    def release(self, slot: int) -> None:
+        super().release(slot)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Forget counts on their way: they are older than what was just written."""
+        self._under_way.clear()
+        self._last_known = self.known.tolist()
+
+    def read_known(self) -> list[int]:
+        """As of the step before last: the GPU computes the last one while the host looks after this."""
+        while len(self._under_way) > 1:
+            done, copy = self._under_way.popleft()
+            done.synchronize()
+            self._last_known = copy.tolist()
+        return self._last_known

@@ -1,0 +1,108 @@
+"""Networks from converted checkpoints: safetensors files, mapped into memory, and nothing else.
+
+A network is built without memory and then given the file's tensors one at a time. On the CPU, in the file's own
+dtype, the mapped file itself is the weights: nothing is copied, and processes share one copy.
+
+Networks keep to two rules. What the checkpoint holds is parameters and persistent buffers. Tables that are computed
+are non-persistent buffers built with `device="cpu"`, so that they hold values though the network is built on meta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cosmos_triton.runtime.errors import CheckpointError
+from cosmos_triton.runtime.mapped_file import SafetensorsFile, Shapes
+
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
+
+# Converted files and folders, relative to the checkpoint directory.
+DISCRETE_ENCODER = "Cosmos-1.0-Tokenizer-DV8x16x16/encoder.safetensors"
+DISCRETE_DECODER = "Cosmos-1.0-Tokenizer-DV8x16x16/decoder.safetensors"
+CONTINUOUS_ENCODER = "Cosmos-1.0-Tokenizer-CV8x8x8/encoder.safetensors"
+CONTINUOUS_DECODER = "Cosmos-1.0-Tokenizer-CV8x8x8/decoder.safetensors"
+LATENT_STATISTICS = "Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.safetensors"  # mean and std, [256]
+DIFFUSION_DECODER = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/model.safetensors"
+GENERIC_PROMPT = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/aux_vars.safetensors"  # context, [1, 512, C]
+TEXT_ENCODER = "google-t5/t5-11b/encoder"  # with tokenizer.json
+BLOCKLIST = "Cosmos-1.0-Guardrail/blocklist"  # word lists
+NLTK_DATA = "Cosmos-1.0-Guardrail/blocklist/nltk_data"  # with an unpacked WordNet
+TEXT_SAFETY = "Cosmos-1.0-Guardrail/aegis/merged"  # LlamaGuard with its tokenizer
+VIDEO_SAFETY_ENCODER = "Cosmos-1.0-Guardrail/video_content_safety_filter/siglip"  # SigLIP's vision tower
+VIDEO_SAFETY = "Cosmos-1.0-Guardrail/video_content_safety_filter/safety_filter.safetensors"
+FACE_DETECTOR = "Cosmos-1.0-Guardrail/face_blur_filter/Resnet50_Final.safetensors"
+WEIGHTS = "model.safetensors"  # in each of the folders, and in the folder of an autoregressive model
+
+
+def load_network(
+    build: Callable[[Config], Network],
+    config: Config,
+    path: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Network:
+    """The network that `build` makes of `config`, with the weights of `path`, in evaluation mode and frozen.
+
+    Floating-point weights and tables are brought to `dtype`, integers stay as they are.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or its keys and shapes are not the network's.
+    """
+    with torch.device("meta"):
+        network = build(config)
+    owned = _owned_tensors(network)
+    file = SafetensorsFile(path)
+    problems = shape_problems(file.shapes, network_shapes(network))
+    if problems:
+        raise CheckpointError(f"{path}: {summary(problems)}")
+    values: dict[int, Tensor] = {}
+    for name, owner in owned.items():
+        tensor = file.tensor(name)
+        value = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        # A parameter, not a tensor: names that are tied go on sharing it.
+        values[id(owner)] = nn.Parameter(value, requires_grad=False) if isinstance(owner, nn.Parameter) else value
+
+    state = network.state_dict(keep_vars=True)
+    network.load_state_dict({name: values[id(owner)] for name, owner in state.items()}, assign=True)
+    unset = [name for name, tensor in network.named_buffers() if tensor.is_meta]
+    if unset:
+        raise RuntimeError(f"{type(network).__name__}: the checkpoint has no buffer {unset[0]}, nor does it build it")
+    return network.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+
+def network_shapes(network: nn.Module) -> Shapes:
+    """What a checkpoint of the network holds; a tensor under two names counts once, under the first."""
+    return {name: tuple(tensor.shape) for name, tensor in _owned_tensors(network).items()}
+
+
+def shape_problems(found: Shapes, expected: Shapes) -> list[str]:
+    """One phrase for each key that is missing, of another shape, or too many."""
+    problems = []
+    for name, shape in expected.items():
+        if name not in found:
+            problems.append(f"{name}: missing")
+        elif found[name] != shape:
+            problems.append(f"{name}: shape {list(found[name])}, expected {list(shape)}")
+    problems += [f"{name}: the network has no such tensor" for name in found if name not in expected]
+    return problems
+
+
+def summary(problems: list[str], *, shown: int = 3) -> str:
+    """The first problems, and how many more there are."""
+    more = len(problems) - shown
+    return "; ".join(problems[:shown]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _owned_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each under the first of its names."""
+    owned: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        owned.setdefault(id(tensor), (name, tensor))
+    return dict(owned.values())

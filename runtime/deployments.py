@@ -1,0 +1,72 @@
+"""The deployments: which networks serve together under one name.
+
+No torch here: the client reads names and defaults from this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One autoregressive model and the networks around it, each named by its preset in `networks/`.
+
+    A video clip is `frames` long, and `height` x `width` pixels large, whatever the input was.
+    """
+
+    name: str
+    ar_preset: str
+    ar_folder: str
+    is_video2world: bool
+    top_p: float
+    frames: int = 33
+    height: int = 640
+    width: int = 1024
+    discrete_tokenizer: str = "dv8x16x16"
+    continuous_tokenizer: str = "cv8x8x8"
+    diffusion_decoder: str = "7b-decoder"
+    text_encoder: str = "t5-11b"
+    video_safety: str = "siglip-so400m"
+    face_detector: str = "resnet50"
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether its checkpoints are made on the spot; the others are downloaded."""
+        return self.name.startswith("tiny")
+
+
+def _released(name: str, *, suffix: str, top_p: float, is_video2world: bool = False) -> Deployment:
+    folder = f"Cosmos-1.0-Autoregressive-{suffix}"
+    return Deployment(name, name, folder, is_video2world=is_video2world, top_p=top_p)
+
+
+def _tiny(name: str, *, suffix: str, is_video2world: bool = False) -> Deployment:
+    return Deployment(
+        name,
+        name,
+        f"Cosmos-1.0-Autoregressive-{suffix}",
+        is_video2world=is_video2world,
+        top_p=0.8,
+        height=160,
+        width=256,
+        discrete_tokenizer="tiny-dv",
+        continuous_tokenizer="tiny-cv",
+        diffusion_decoder="tiny",
+        text_encoder="tiny",
+        video_safety="tiny",
+        face_detector="tiny",
+    )
+
+
+DEPLOYMENTS: dict[str, Deployment] = {
+    deployment.name: deployment
+    for deployment in (
+        _released("4b", suffix="4B", top_p=0.8),
+        _released("12b", suffix="12B", top_p=0.9),
+        _released("5b-video2world", suffix="5B-Video2World", top_p=0.7, is_video2world=True),
+        _released("13b-video2world", suffix="13B-Video2World", top_p=0.8, is_video2world=True),
+        _tiny("tiny", suffix="tiny"),
+        _tiny("tiny-video2world", suffix="tiny-Video2World", is_video2world=True),
+    )
+}

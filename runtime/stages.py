@@ -1,0 +1,91 @@
+"""The networks of each stage, loaded for one deployment onto one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cosmos_triton.networks import ar_transformer, diffusion_transformer, text_encoder, tokenizer
+from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
+from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder
+from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.ar_decoder import Decoder
+from cosmos_triton.runtime.checkpoints import load_network
+from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.diffusion_decoder import DiffusionDecoder
+from cosmos_triton.runtime.mapped_file import SafetensorsFile
+from cosmos_triton.runtime.text_encoder import TextEncoder, load_tokenizer
+from cosmos_triton.runtime.tokenizers import LatentStatistics
+
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Loads what a stage runs. Networks run in bf16 on a GPU and in fp32 on a CPU; the text encoder always in fp32."""
+
+    deployment: Deployment
+    checkpoint_dir: Path
+    device: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.device == "cpu" else torch.bfloat16
+
+    def text_encoder(self) -> TextEncoder:
+        folder = self.checkpoint_dir / paths.TEXT_ENCODER
+        network = load_network(
+            text_encoder.build_text_encoder,
+            text_encoder.PRESETS[self.deployment.text_encoder],
+            folder / paths.WEIGHTS,
+            dtype=torch.float32,
+            device=self.device,
+        )
+        return TextEncoder(network, load_tokenizer(folder))
+
+    def discrete_encoder(self) -> DiscreteEncoder:
+        config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
+        return self._load(DiscreteEncoder, config, paths.DISCRETE_ENCODER)
+
+    def discrete_decoder(self) -> DiscreteDecoder:
+        config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
+        return self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER)
+
+    def ar_decoder(self, slots: int) -> Decoder:
+        config = ar_transformer.PRESETS[self.deployment.ar_preset]
+        network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}")
+        if self.device != "cpu":
+            from cosmos_triton.runtime.ar_cuda import CudaDecoder  # needs Triton, the compiler
+
+            return CudaDecoder(network, slots)
+        fuse_projections(network)
+        return Decoder(network, slots)
+
+    def diffusion_decoder(self) -> DiffusionDecoder:
+        config = tokenizer.PRESETS[self.deployment.continuous_tokenizer]
+        network = self._load(
+            DiffusionTransformer,
+            diffusion_transformer.PRESETS[self.deployment.diffusion_decoder],
+            paths.DIFFUSION_DECODER,
+        )
+        statistics = SafetensorsFile(self.checkpoint_dir / paths.LATENT_STATISTICS)
+        mean, std = (statistics.tensor(name).to(self.device) for name in ("mean", "std"))
+        return DiffusionDecoder(
+            network,
+            self._load(ContinuousDecoder, config, paths.CONTINUOUS_DECODER),
+            LatentStatistics.from_vectors(mean, std, config),
+        )
+
+    def generic_context(self) -> Tensor:
+        """Embedding [512, X] of the prompt that the diffusion decoder sees where the user gives none."""
+        return SafetensorsFile(self.checkpoint_dir / paths.GENERIC_PROMPT).tensor("context")[0].to(self.device)
+
+    def _load(self, build: Callable[[Config], Network], config: Config, file: str) -> Network:
+        return load_network(build, config, self.checkpoint_dir / file, dtype=self.dtype, device=self.device)

@@ -1,0 +1,216 @@
+"""The autoregressive transformer, its position tables, its sampling, and the path from clip to clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cosmos_triton.networks.ar_positions import (
+    Yarn,
+    absolute_position_table,
+    grid_coordinates,
+    rope_frequencies,
+    rope_tables,
+)
+from cosmos_triton.networks.ar_transformer import ARConfig, ARTransformer
+from cosmos_triton.networks.kv_cache import KVCache
+from cosmos_triton.networks.tokenizer import DiscreteDecoder, DiscreteEncoder
+from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.frames import to_unit_range
+from cosmos_triton.runtime.sampling import nucleus, sample
+from cosmos_triton.runtime.tokenizers import decode_tokens, encode_input_frames, encode_tokens
+from parity.case import Case, assert_close, assert_equal
+from parity.families import tokenizers
+
+# Largest deviation seen on the public set: 6e-6 of the largest logit.
+LOGITS = 2e-5
+
+
+def config_from_reference(model: dict[str, Any], training_type: str, context: Tensor | None) -> ARConfig:
+    is_video2world = training_type == "text_to_video"
+    assert model["insert_cross_attn"] == model["apply_abs_pos_emb"] == is_video2world
+    yarn = None
+    if model["apply_yarn"]:
+        yarn = Yarn(
+            scale=model["yarn_scale"],
+            beta_fast=model["yarn_beta_fast"],
+            beta_slow=model["yarn_beta_slow"],
+            original_latent_shape=tuple(model["original_latent_shape"]),
+        )
+    return ARConfig(
+        n_layers=model["n_layers"],
+        dim=model["dim"],
+        ffn_dim=model["ffn_hidden_size"],
+        n_heads=model["n_heads"],
+        n_kv_heads=model["n_kv_heads"] or model["n_heads"],
+        head_dim=model["head_dim"] or model["dim"] // model["n_heads"],
+        vocab_size=model["vocab_size"],
+        latent_shape=tuple(model["video_latent_shape"]),
+        context_dim=model["context_dim"] if is_video2world else None,
+        context_length=0 if context is None else context.shape[1],
+        yarn=yarn,
+        rope_theta=model["rope_theta"],
+        norm_eps=model["norm_eps"],
+    )
+
+
+def load_transformer(config: ARConfig, weights: dict[str, Tensor]) -> ARTransformer:
+    network = ARTransformer(config).eval()
+    network.load_state_dict({key.removeprefix("model."): tensor for key, tensor in weights.items()}, strict=True)
+    return network
+
+
+def check_transformer(case: Case) -> None:
+    io, reference = case.io, case.config
+    config = config_from_reference(reference["model"], reference["training_type"], io.get("context"))
+    assert config.embedding_rows == reference["embedding_rows"]
+    assert config.vocab_size == reference["output_rows"]
+    assert config.positions == reference["model"]["max_seq_len"]
+    if config.is_video2world:
+        assert config.bov_token == reference["bov_token"]
+    network = load_transformer(config, case.weights())
+
+    temporal, spatial = rope_frequencies(config.head_dim, config.rope_theta, config.yarn)
+    assert_close("rope_inv_freq_temporal", temporal, io["rope_inv_freq_temporal"], relative=1e-6)
+    assert_close("rope_inv_freq_spatial", spatial, io["rope_inv_freq_spatial"], relative=1e-6)
+    assert_close("rope_cos", network.rope_cos, io["rope_cos"], relative=2e-6)
+    assert_close("rope_sin", network.rope_sin, io["rope_sin"], relative=2e-6)
+    if config.is_video2world:
+        assert network.absolute is not None
+        assert_equal("abs_pos_emb", network.absolute, io["abs_pos_emb"])
+
+    def fresh_cache() -> KVCache:
+        cache = KVCache.allocate(config, 1)
+        if config.is_video2world:
+            network.read_context(io["context"], cache)
+        return cache
+
+    cache, prompt = fresh_cache(), io["prompt_tokens"]
+    logits = network(prompt, torch.tensor([0]), cache, length=prompt.shape[1])
+    assert_close("prefill_logits", logits, io["prefill_logits"], relative=LOGITS)
+    for step in range(io["forced_tokens"].shape[1]):
+        position = prompt.shape[1] + step
+        token = io["forced_tokens"][:, step : step + 1]
+        logits = network(token, torch.tensor([position]), cache, length=position + 1)
+        assert_close(f"forced_logits {step}", logits[:, 0], io["forced_logits"][:, step], relative=LOGITS)
+
+    tokens = greedy(network, prompt, fresh_cache(), until=io["greedy_tokens"].shape[1])
+    assert_equal("greedy_tokens", tokens, io["greedy_tokens"])
+    logits = network(tokens, torch.tensor([0]), fresh_cache(), length=tokens.shape[1])
+    expected = io["greedy_teacher_forced_logits"]
+    assert_close("greedy_teacher_forced_logits", logits, expected, relative=LOGITS)
+    top2 = logits[:, prompt.shape[1] - 1 : -1].topk(2, dim=-1).values
+    assert_close("greedy_margin", top2[..., 0] - top2[..., 1], io["greedy_margin"], relative=1e-4)
+
+
+def greedy(network: ARTransformer, prompt: Tensor, cache: KVCache, *, until: int) -> Tensor:
+    """Prompt [1, N] and its most likely continuation, [1, until]."""
+    tokens, window = prompt, prompt
+    while tokens.shape[1] < until:
+        start = tokens.shape[1] - window.shape[1]
+        logits = network(window, torch.tensor([start]), cache, length=tokens.shape[1])
+        window = logits[:, -1:].argmax(-1)
+        tokens = torch.cat([tokens, window], dim=1)
+    return tokens
+
+
+def check_rope_full_size(case: Case) -> None:
+    io, reference = case.io, case.config
+    latent_shape = tuple(reference["latent_shape"])
+    lengths = reference["padded_lengths"]
+    for model in sorted({name.split("_")[0] for name in io}):
+        is_video2world = f"{model}_abs_positions" in io
+        rows = lengths["video2world" if is_video2world else "base"]
+        leading = int(is_video2world)
+        yarn = None
+        if model in ("12b", "13b"):
+            settings = reference["yarn"]
+            yarn = Yarn(**{**settings, "original_latent_shape": tuple(settings["original_latent_shape"])})
+        head_dim, theta = reference["head_dim"], reference["rope_theta"]
+        temporal, spatial = rope_frequencies(head_dim, theta, yarn)
+        assert_close(f"{model} temporal", temporal, io[f"{model}_inv_freq_temporal"], relative=1e-6)
+        assert_close(f"{model} spatial", spatial, io[f"{model}_inv_freq_spatial"], relative=1e-6)
+        coordinates = grid_coordinates(latent_shape, leading_rows=leading, rows=rows)
+        cos, sin = rope_tables(coordinates, head_dim, theta, yarn)
+        positions = io[f"{model}_positions"]
+        assert_close(f"{model} cos", cos[positions], io[f"{model}_cos"], relative=1e-5)
+        assert_close(f"{model} sin", sin[positions], io[f"{model}_sin"], relative=1e-5)
+        if is_video2world:
+            expected = io[f"{model}_abs_pos_emb_bf16"]
+            table = absolute_position_table(latent_shape, expected.shape[1], leading_rows=leading, rows=rows)
+            assert_equal(f"{model} absolute", table[io[f"{model}_abs_positions"]], expected)
+
+
+def check_top_p_filter(case: Case) -> None:
+    io = case.io
+    logits = io["logits"][:, -1]  # [B, V]
+    greedy = sample(logits, torch.rand_like(logits), temperature=torch.tensor(1.0), top_p=torch.tensor(0.0))
+    assert_equal("temperature0_token", greedy[:, None], io["temperature0_token"])
+    for setting in case.config["settings"]:
+        index = setting["index"]
+        temperature, top_p = torch.tensor(setting["temperature"]), torch.tensor(setting["top_p"])
+        probs, order = nucleus(logits, temperature, top_p)
+        expected = io[f"probs_{index}"]
+        assert_equal(f"kept set {index}", probs > 0, expected.gather(-1, order) > 0)
+        probs = torch.zeros_like(probs).scatter(-1, order, probs / probs.sum(-1, keepdim=True))
+        assert_close(f"probs_{index}", probs, expected, relative=1e-5)
+        noise = torch.zeros_like(probs).scatter(-1, order, io[f"noise_{index}"])  # recorded in falling order
+        token = sample(logits, noise, temperature=temperature, top_p=top_p)
+        assert_equal(f"token_{index}", token[:, None], io[f"token_{index}"])
+
+
+def check_pipeline(case: Case) -> None:
+    """Clip in, clip out: tokenize, cut to the prompt, continue greedily, decode."""
+    io, reference = case.io, case.config
+    context = io.get("context_used")
+    ar = reference["ar"]
+    config = config_from_reference(ar["model"], ar["training_type"], context)
+    assert config.embedding_rows == ar["embedding_rows"]
+    network = load_transformer(config, case.weights("ar."))
+    chunk_frames = reference["wrapper"]["pixel_chunk_duration"]
+    tokenizer = tokenizers.config_from_reference(reference["tokenizer"], chunk_frames=chunk_frames)
+    encoder, decoder = DiscreteEncoder(tokenizer), DiscreteDecoder(tokenizer)
+    tokenizers.load_half(encoder, case.weights("tokenizer."))
+    tokenizers.load_half(decoder, case.weights("tokenizer."))
+
+    video = io["video"].float()
+    tokens = encode_tokens(encoder, video).long()
+    assert io["unambiguous"].all(), "the case is only meaningful where rounding cannot turn a token"
+    tokens = tokens.flatten()
+    first = config.leading_tokens
+    bov = torch.full((first,), config.bov_token)
+    padding = torch.full((config.positions - first - len(tokens),), ar["pad_token"])
+    padded = torch.cat([bov, tokens, padding])
+    assert_equal("tokenizer_padded_tokens", padded[None], io["tokenizer_padded_tokens"])
+    boundary = torch.tensor([[0, first + len(tokens)]])
+    assert_close("pre_quant", encoder.latents(video), io["pre_quant"], relative=1e-5)
+
+    for input_frames, latent_frames in ((1, 1), (9, 2)):
+        name = f"{input_frames}f"
+        given = latent_frames * config.frame_tokens
+        assert_equal(f"prompt_tokens_{name}", padded[None, : first + given], io[f"prompt_tokens_{name}"])
+        prompt = encode_input_frames(encoder, video[:, :, :input_frames]).long().flatten()
+        assert_equal(f"tokens of the {input_frames} input frames alone", prompt, tokens[:given])
+        engine = Decoder(network, 1)
+        request = Prompt(prompt, temperature=0.0, context=None if context is None else context[0])
+        for _ in engine.prefill(0, request):
+            pass
+        while engine.read_known()[0] < engine.clip_length:
+            engine.step(1)
+        indices = engine.tokens(0)
+        assert_equal(f"indices_{name}", indices, io[f"indices_{name}"])
+        if f"video_{name}" in io:
+            decoded = to_unit_range(decode_tokens(decoder, indices[None]))
+            assert_close(f"video_{name}", decoded[0], io[f"video_{name}"], relative=1e-4)
+    assert_equal("tokenizer_video_boundary", boundary, io["tokenizer_video_boundary"])
+
+
+FAMILIES: dict[str, Callable[[Case], None]] = {
+    "ar_pipeline": check_pipeline,
+    "ar_transformer": check_transformer,
+    "ar_rope_full_size": check_rope_full_size,
+    "top_p_filter": check_top_p_filter,
+}

@@ -1,0 +1,225 @@
+"""The diffusion decoder: network, sampler, windows, and tokens to video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cosmos_triton.networks.diffusion_transformer import (
+    BASE_FPS,
+    DiffusionConfig,
+    DiffusionTransformer,
+    rope_angles,
+    timestep_embedding,
+)
+from cosmos_triton.networks.tokenizer import ContinuousDecoder
+from cosmos_triton.runtime import diffusion_decoder
+from cosmos_triton.runtime.diffusion import SIGMA_DATA, SamplerSettings, denoise, sample, scalings, unconditional
+from cosmos_triton.runtime.diffusion_decoder import DiffusionDecoder, initial_noise
+from cosmos_triton.runtime.diffusion_windows import OVERLAP, join_windows, split_windows
+from cosmos_triton.runtime.tokenizers import LatentStatistics
+from parity.case import Case, assert_close, assert_equal
+from parity.families import tokenizers
+
+NETWORK = 2e-5
+UNUSED_KEYS = ("logvar.", "net.pos_embedder.seq")
+
+
+def config_from_reference(net: dict[str, Any]) -> DiffusionConfig:
+    assert net["mlp_ratio"] == 4
+    assert net["patch_spatial"] == 2
+    assert net["patch_temporal"] == 1
+    assert net["use_adaln_lora"]
+    assert net["affline_emb_norm"]
+    assert net["concat_padding_mask"]
+    return DiffusionConfig(
+        dim=net["model_channels"],
+        n_blocks=net["num_blocks"],
+        n_heads=net["num_heads"],
+        context_dim=net["crossattn_emb_channels"],
+        modulation_rank=net["adaln_lora_dim"],
+        latent_channels=net["in_channels"],
+        token_vocab_size=net["diffusion_decoder_token_condition_voc_size"],
+        token_dim=net["diffusion_decoder_token_condition_dim"],
+        rope_stretch=tuple(float(net[f"rope_{axis}_extrapolation_ratio"]) for axis in "thw"),  # type: ignore[arg-type]
+    )
+
+
+def load_network(config: DiffusionConfig, weights: dict[str, Tensor]) -> DiffusionTransformer:
+    network = DiffusionTransformer(config).eval()
+    used = {key: tensor for key, tensor in weights.items() if not key.startswith(UNUSED_KEYS)}
+    network.load_state_dict({key.removeprefix("net."): tensor for key, tensor in used.items()}, strict=True)
+    return network
+
+
+def check_network(case: Case) -> None:
+    io, config = case.io, config_from_reference(case.config["net"])
+    network = load_network(config, case.weights())
+    x, tokens, context = io["x"], io["tokens"][:, 0], io["t5_text_embeddings"]
+    fps = io["fps"].item()
+    grid = (tokens.shape[1], tokens.shape[2], tokens.shape[3])
+    assert not io["padding_mask"].any()
+
+    empty_tokens, empty_context = unconditional(tokens, context)
+    for branch, (branch_tokens, branch_context) in {
+        "cond": (tokens, context),
+        "uncond": (empty_tokens, empty_context),
+    }.items():
+        assert_equal(f"{branch}_latent_condition", branch_tokens.int()[:, None], io[f"{branch}_latent_condition"])
+        assert_equal(f"{branch}_crossattn_emb", branch_context, io[f"{branch}_crossattn_emb"])
+        assert (io[f"{branch}_crossattn_mask"] == 1).all()
+        assert not io[f"{branch}_padding_mask"].any()
+        assert_equal(f"{branch}_fps", io[f"{branch}_fps"], io["fps"])
+        assert_equal(f"{branch}_image_size", io[f"{branch}_image_size"], io["image_size"])
+        assert_equal(f"{branch}_num_frames", io[f"{branch}_num_frames"], io["num_frames"])
+        for i, sigma in enumerate(io["sigmas"].tolist()):
+            clean = denoise(network, x, sigma, branch_tokens, branch_context, fps=fps)
+            assert_close(f"x0_{branch}_{i}", clean, io[f"x0_{branch}_{i}"], relative=NETWORK)
+            _, _, c_in, c_noise = scalings(io["sigmas"][i])
+            out = network(c_in * x, branch_tokens, branch_context, c_noise[None], fps=fps)
+            assert_close(f"net_out_{branch}_{i}", out, io[f"net_out_{branch}_{i}"], relative=NETWORK)
+    for i, sigma in enumerate(io["sigmas"]):
+        assert_close(f"scaling_{i}", torch.stack(scalings(sigma)), io[f"scaling_{i}"], relative=1e-6)
+
+    angles = rope_angles(config, grid, fps)
+    assert_close("rope_emb", angles, io["rope_emb"][:, 0, 0], relative=1e-6)
+    _, _, c_in, c_noise = scalings(io["sigmas"][1])
+    other_fps = network(c_in * x, tokens, context, c_noise[None], fps=12)
+    assert_close("net_out_cond_1_fps12", other_fps, io["net_out_cond_1_fps12"], relative=NETWORK)
+
+    assert_close(
+        "timestep_sinusoid",
+        timestep_embedding(c_noise[None], config.dim),
+        io["timestep_sinusoid"],
+        relative=1e-5,
+    )
+    conditioning = network.condition(c_noise[None], context, grid, fps=fps)
+    assert_close("affline_emb", conditioning.timestep, io["affline_emb"], relative=1e-5)
+    assert_close("adaln_lora", conditioning.modulation, io["adaln_lora"], relative=1e-5)
+    hidden = network.embed(c_in * x, tokens)
+    assert_close("embedded_x_THWBD", in_reference_order(hidden, grid), io["embedded_x_THWBD"], relative=1e-5)
+    for i, block in enumerate(network.blocks.values()):
+        hidden = block(hidden, conditioning)
+        expected = io[f"after_block_{i}_THWBD"]
+        assert_close(f"after_block_{i}", in_reference_order(hidden, grid), expected, relative=NETWORK)
+
+
+def in_reference_order(hidden: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    return rearrange(hidden, "b (t h w) d -> t h w b d", t=grid[0], h=grid[1], w=grid[2])
+
+
+def check_rope_full_size(case: Case) -> None:
+    io, reference = case.io, case.config
+    heads = 2
+    config = DiffusionConfig(
+        dim=heads * reference["head_dim"],
+        n_blocks=0,
+        n_heads=heads,
+        context_dim=1,
+        modulation_rank=1,
+        latent_channels=1,
+        token_vocab_size=1,
+        token_dim=1,
+        rope_stretch=tuple(float(reference[f"rope_{axis}_extrapolation_ratio"]) for axis in "thw"),  # type: ignore[arg-type]
+    )
+    grid, positions = tuple(reference["grid_THW"]), io["positions"]
+    angles = rope_angles(config, grid, reference["fps"])
+    assert_close("angles_fp32", angles[positions], io["angles_fp32"], relative=1e-6)
+    angles = rope_angles(config, grid, 12)
+    assert_close("fps12_angles_fp32", angles[positions[::4]], io["fps12_angles_fp32"], relative=1e-6)
+
+
+def check_sampling(case: Case) -> None:
+    io, reference = case.io, case.config
+    network = load_network(config_from_reference(reference["net"]), case.weights(file=reference["weights_from"]))
+    scaled = torch.stack(scalings(io["scaling_sigmas"]), dim=-1)
+    assert_close("scalings", scaled, io["scaling_cskip_cout_cin_cnoise"], relative=1e-6)
+    table = io["bf16_pipeline_sigma_cskip_cout_cin_cnoise_steps15"]
+    sigma = table[:, 0]
+    assert_equal("bf16 scalings", torch.stack([sigma, *scalings(sigma)], dim=-1), table)
+    expected = io["reference_cpu_noise_seed1"]
+    assert_equal("noise", initial_noise(tuple(expected.shape), reference["sigma_max"]), expected)
+    for steps in reference["num_steps"]:
+        for guidance in reference["guidance"]:
+            settings = SamplerSettings(
+                steps=steps,
+                guidance=guidance,
+                sigma_max=reference["sigma_max"],
+                sigma_min=reference["sigma_min"],
+                rho=reference["rho"],
+            )
+            expected = io[f"sigmas_steps{steps}"]
+            assert_close("sigmas", torch.tensor(settings.sigmas, dtype=torch.float64), expected, relative=1e-12)
+            latents = sample(
+                network,
+                io["x_sigma_max"],
+                io["tokens"][:, 0],
+                io["t5_text_embeddings"],
+                settings=settings,
+                fps=io["fps"].item(),
+            )
+            name = f"final_latents_steps{steps}_guidance{guidance}"
+            assert_close(name, latents, io[name], relative=5e-5)
+
+
+def check_end_to_end(case: Case) -> None:
+    io, reference = case.io, case.config
+    network = load_network(config_from_reference(reference["net"]), case.weights(file=reference["dit_weights_from"]))
+    chunk_frames = reference["dd_train_num_video_frames"]
+    tokenizer = tokenizers.config_from_reference(reference["cv_tokenizer"], chunk_frames=chunk_frames)
+    decoder = ContinuousDecoder(tokenizer)
+    tokenizers.load_half(decoder, case.weights("cv_tokenizer."))
+    assert (reference["overlap"], reference["fps"], reference["sigma_data"]) == (OVERLAP, BASE_FPS, SIGMA_DATA)
+    settings = SamplerSettings(
+        steps=reference["num_steps"],
+        guidance=reference["guidance"],
+        sigma_max=reference["sigma_max"],
+        sigma_min=reference["sigma_min"],
+    )
+    statistics = LatentStatistics.from_vectors(io["mean_std_mean"], io["mean_std_std"], tokenizer)
+    tokens, context, noise = io["indices"][None], io["t5_text_embeddings"], io["x_sigma_max"]
+    windows = split_windows(tokens)
+    for i, window in enumerate(windows):
+        if f"window{i}_tokens" in io:
+            assert_equal(f"window{i}_tokens", window[:, None], io[f"window{i}_tokens"])
+            latents = sample(network, noise, window, context, settings=settings, fps=BASE_FPS)
+            assert_close(f"window{i}_latents", latents, io[f"window{i}_latents"], relative=5e-5)
+    with pytest.MonkeyPatch.context() as patch:  # the reference's noise for this case, which is not the one of seed 1
+        patch.setattr(diffusion_decoder, "initial_noise", lambda shape, sigma_max: noise.view(shape))
+        decode = DiffusionDecoder(network, decoder, statistics, settings).decode
+        video = decode(tokens, context, frames=reference["num_frames_out"])
+    assert_close("video", video[0], io["video"], relative=1e-4)
+
+
+def check_windows(case: Case) -> None:
+    io, reference = case.io, case.config
+    for token_case in reference["token_cases"]:
+        tokens = io[f"tokens_T{token_case['T']}"][:, 0]
+        if "reference_raises" in token_case:
+            try:
+                split_windows(tokens)
+            except ValueError:
+                continue
+            raise AssertionError(f"{token_case}: split_windows accepts what the reference refuses")
+        windows = split_windows(tokens)
+        assert len(windows) == token_case["num_chunks"]
+        for i, window in enumerate(windows):
+            assert_equal(f"chunk {i}", window[:, None], io[f"tokens_T{token_case['T']}_chunk{i}"])
+    for blend in reference["blend_cases"]:
+        name = f"blend{blend['index']}"
+        joined = join_windows([io[f"{name}_input{i}"] for i in range(blend["n"])], overlap=blend["D"])
+        assert_close(name, joined, io[f"{name}_output"], relative=1e-6)
+
+
+FAMILIES: dict[str, Callable[[Case], None]] = {
+    "dit": check_network,
+    "dit_rope_full_size": check_rope_full_size,
+    "diffusion_sampling": check_sampling,
+    "diffusion_decoder_windows": check_windows,
+    "diffusion_decoder_end_to_end": check_end_to_end,
+}
