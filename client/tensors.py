@@ -1,0 +1,83 @@
+"""The public tensors of `world_generation` in Triton's binary form, which gRPC and HTTP share.
+
+Every public tensor has shape [1]: a number in little-endian order, or for BYTES a length and the bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypedDict
+
+from cosmos_triton.client.errors import InvalidInput
+
+MODEL = "world_generation"  # answers once
+STREAM_MODEL = "world_generation_stream"  # the same pipeline with events before the answer
+
+_DATATYPES = {
+    "visual_input": "BYTES",
+    "prompt": "BYTES",
+    "num_input_frames": "INT32",
+    "temperature": "FP32",
+    "top_p": "FP32",
+    "seed": "INT64",
+    "disable_diffusion_decoder": "BOOL",
+}
+_FORMATS = {"INT32": "<i", "INT64": "<q", "FP32": "<f", "BOOL": "<?"}
+
+
+class Parameters(TypedDict, total=False):
+    """What a request may say about a generation. What is left out, or None, the server decides.
+
+    prompt: the text; video2world deployments need it, base deployments refuse it
+    num_input_frames: 1 or 9, the clip's last ones; by default 1 for an image and 9 for a clip
+    temperature: of the sampler; 0 takes the likeliest token; by default 1.0
+    top_p: above 0, at most 1; by default the value that the deployment was tuned for
+    seed: the same seed and input give the same video; by default 0
+    disable_diffusion_decoder: decode with the discrete tokenizer, which is faster and coarser
+    """
+
+    prompt: str | None
+    num_input_frames: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    disable_diffusion_decoder: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    name: str
+    datatype: str
+    raw: bytes
+
+
+def request_tensors(visual_input: bytes, parameters: Mapping[str, object]) -> list[Tensor]:
+    """The tensors of one request; parameters that are None are left to the server.
+
+    Raises:
+        InvalidInput: a value that its tensor cannot hold.
+        TypeError: a parameter that does not exist.
+    """
+    unknown = parameters.keys() - Parameters.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown parameters: {', '.join(sorted(unknown))}")
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return [_tensor(name, value) for name, value in {"visual_input": visual_input, **given}.items()]
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    datatype = _DATATYPES[name]
+    try:
+        if datatype == "BYTES":
+            content = value.encode() if isinstance(value, str) else bytes(value)  # type: ignore[call-overload]
+            return Tensor(name, datatype, struct.pack("<I", len(content)) + content)
+        return Tensor(name, datatype, struct.pack(_FORMATS[datatype], value))
+    except (struct.error, OverflowError, UnicodeEncodeError) as error:
+        raise InvalidInput(f"{name}: value {value!r}; accepted: what fits a {datatype} tensor ({error})") from None
+
+
+def bytes_of(raw: bytes) -> bytes:
+    """The content of a BYTES tensor of shape [1]; b"" for one without elements."""
+    return raw[4:]

@@ -1,0 +1,102 @@
+"""The manifest of a checkpoint directory: what its files are and where they came from.
+
+revisions   hub repository -> the commit that was downloaded
+sources     released file -> its SHA-256, size and modification time
+converted   converted file -> its SHA-256 and size, and the SHA-256 of every file it was made from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cosmos_triton.runtime.errors import CheckpointError
+
+NAME = "cosmos-triton.manifest.json"
+CHUNK_BYTES = 16 * 2**20
+
+Progress = Callable[[int], object]  # told how many more bytes are done
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+    def describes(self, path: Path) -> bool:
+        """Whether the file looks untouched; its content is not read."""
+        stat = path.stat()
+        return (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    sha256: str
+    bytes: int
+    sources: dict[str, str]
+
+
+@dataclass
+class Manifest:
+    directory: Path
+    revisions: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+    converted: dict[str, Converted] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """The manifest of `directory`, empty if there is none yet. CheckpointError if it cannot be read."""
+        path = directory / NAME
+        try:
+            content = json.loads(path.read_text())
+            return cls(
+                directory,
+                revisions=content["revisions"],
+                sources={name: Source(**record) for name, record in content["sources"].items()},
+                converted={name: Converted(**record) for name, record in content["converted"].items()},
+            )
+        except FileNotFoundError:
+            return cls(directory)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: not a manifest of this program; delete it and convert again") from error
+
+    def write(self) -> None:
+        content = asdict(self)
+        del content["directory"]
+        replace_file(self.directory / NAME, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
+
+    def source_sha256(self, path: Path, progress: Progress) -> str:
+        """SHA-256 of a released file, read only if the file changed since it was last taken."""
+        name = path.relative_to(self.directory).as_posix()
+        known = self.sources.get(name)
+        if known is None or not known.describes(path):
+            self.record_source(path, sha256_of(path, progress))
+        else:
+            progress(known.bytes)
+        return self.sources[name].sha256
+
+    def record_source(self, path: Path, sha256: str) -> None:
+        stat = path.stat()
+        name = path.relative_to(self.directory).as_posix()
+        self.sources[name] = Source(sha256, stat.st_size, stat.st_mtime_ns)
+
+
+def sha256_of(path: Path, progress: Progress) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader sees the old content or the new, never a part."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
