@@ -79,7 +79,7 @@ def rope_tables(coordinates: Tensor, head_dim: int, theta: float, yarn: Yarn | N
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x [..., D] by tables that broadcast to it."""
     x1, x2 = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-x2, x1], dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat([-x2, x1], dim=-1), sin)
 
 
 def absolute_position_table(latent_shape: tuple[int, int, int], dim: int, *, leading_rows: int, rows: int) -> Tensor:

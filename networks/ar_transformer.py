@@ -226,7 +226,7 @@ class Layer(nn.Module):
         if window.absolute is not None:
             x = x + window.absolute
         q, k, v = self.attention.project(self.attention_norm(x), window.cos, window.sin)
-        cache.write(window.rows, k, v)
+        cache.write(window, k, v)
         x = x + self.attention.join(attend(q, cache.k, cache.v, window))
         if cache.cross_k is not None and cache.cross_v is not None:
             x = x + self._cross_attention(self.cross_attention_norm(x), cache.cross_k, cache.cross_v)
@@ -295,6 +295,7 @@ class ARTransformer(nn.Module):
         rows = starts[:, None] + torch.arange(width, device=starts.device)  # [S, W]
         known = rows.clamp(max=self.config.positions - 1)  # a window may reach beyond the clip; nobody reads that part
         window = Window(
+            slots=torch.arange(len(rows), device=rows.device)[:, None],
             rows=rows,
             length=length,
             mask=None if length == width else self._mask(rows, length),

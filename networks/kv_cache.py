@@ -71,17 +71,17 @@ class LayerCache(NamedTuple):
     cross_k: Tensor | None  # [S, K, E, D]
     cross_v: Tensor | None  # [S, K, E, D]
 
-    def write(self, rows: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put k and v [S, W, K, D] at `rows` [S, W] of each slot."""
-        slots = torch.arange(len(rows), device=rows.device)[:, None]
-        self.k[slots, :, rows] = k
-        self.v[slots, :, rows] = v
+    def write(self, window: Window, k: Tensor, v: Tensor) -> None:
+        """Put k and v [S, W, K, D] at the window's rows of each slot."""
+        self.k[window.slots, :, window.rows] = k
+        self.v[window.slots, :, window.rows] = v
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """What all layers share in one forward: where the tokens are, and what they may see."""
 
+    slots: Tensor  # [S, 1], their numbers
     rows: Tensor  # [S, W], cache row of each token
     length: int  # rows of the cache that are read
     mask: (

@@ -70,8 +70,8 @@ class Decoder:
         self.known = per_slot(torch.int64) + 1  # tokens that are right; 1 in an idle slot
         self.goal = per_slot(torch.int64)  # tokens to reach; 0 in an idle slot
         self.noise_keys = per_slot(torch.int64)
-        self.temperature = per_slot(torch.float32)
-        self.top_p = per_slot(torch.float32)
+        self.temperature = per_slot(torch.float32, 1, 1)
+        self.top_p = per_slot(torch.float32, 1, 1)
 
     @property
     def clip_length(self) -> int:
@@ -143,9 +143,7 @@ class Decoder:
         fed = self.history.gather(1, rows)
         logits = self.network(fed, starts, self.cache, length=length or self.cache.k.shape[3])  # [S, W, V]
         noise = self.noise(self.noise_keys, rows + 1, self.config.vocab_size)
-        drawn = sample(
-            logits, noise, temperature=self.temperature[:, None, None], top_p=self.top_p[:, None, None]
-        )  # [S, W]
+        drawn = sample(logits, noise, temperature=self.temperature, top_p=self.top_p)  # [S, W]
         accepted = torch.ones_like(starts)
         self.history.scatter_(1, rows + 1, drawn)
         if window > 1:

@@ -62,7 +62,7 @@ def exponential_noise(keys: Tensor, positions: Tensor, vocab_size: int) -> Tenso
     """
     tokens = torch.arange(vocab_size, device=keys.device)
     place = _mix(keys[:, None] + positions)  # [S, W]
-    bits = _mix(place[..., None] + tokens)  # [S, W, V]
+    bits = _mix(place[..., None] + tokens)  # [S, W, V], of which the high ones are used
     # 40 bits, rounded to fp32: fine steps near 0, where unlikely tokens win, and never 0 or 1
     uniform = ((_shift_right(bits, 24).float() + 0.5) * 2.0**-40).clamp(max=1 - 2.0**-24)
     return -torch.log1p(-uniform)

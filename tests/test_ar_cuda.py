@@ -32,7 +32,7 @@ def test_attention_equals_the_plain_one(shape: tuple[int, ...], dtype: torch.dty
     at = starts + torch.arange(width, device="cuda")
     hidden = torch.arange(rows, device="cuda") > at[:, None, :, None]
     mask = torch.zeros(hidden.shape, device="cuda", dtype=torch.float64).masked_fill_(hidden, float("-inf"))
-    window = Window(rows=at, length=rows, mask=mask, cos=q, sin=q, absolute=None)
+    window = Window(slots=at[:, :1], rows=at, length=rows, mask=mask, cos=q, sin=q, absolute=None)
     expected = attend_to_cache(q.double(), k.double(), v.double(), window)
     out = attend_to_cache_cuda(q, k, v, window).double()
     assert ((out - expected).norm() / expected.norm()).item() < tolerance

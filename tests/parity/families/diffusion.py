@@ -26,7 +26,7 @@ from cosmos_triton.runtime.tokenizers import LatentStatistics
 from parity.case import Case, assert_close, assert_equal
 from parity.families import tokenizers
 
-NETWORK = 2e-5
+NETWORK = 5e-5
 UNUSED_KEYS = ("logvar.", "net.pos_embedder.seq")
 
 
@@ -164,7 +164,7 @@ def check_sampling(case: Case) -> None:
                 fps=io["fps"].item(),
             )
             name = f"final_latents_steps{steps}_guidance{guidance}"
-            assert_close(name, latents, io[name], relative=5e-5)
+            assert_close(name, latents, io[name], relative=1e-4)
 
 
 def check_end_to_end(case: Case) -> None:
@@ -188,7 +188,7 @@ def check_end_to_end(case: Case) -> None:
         if f"window{i}_tokens" in io:
             assert_equal(f"window{i}_tokens", window[:, None], io[f"window{i}_tokens"])
             latents = sample(network, noise, window, context, settings=settings, fps=BASE_FPS)
-            assert_close(f"window{i}_latents", latents, io[f"window{i}_latents"], relative=5e-5)
+            assert_close(f"window{i}_latents", latents, io[f"window{i}_latents"], relative=1e-4)
     with pytest.MonkeyPatch.context() as patch:  # the reference's noise for this case, which is not the one of seed 1
         patch.setattr(diffusion_decoder, "initial_noise", lambda shape, sigma_max: noise.view(shape))
         decode = DiffusionDecoder(network, decoder, statistics, settings).decode

@@ -1,0 +1,168 @@
+"""What the stages' model.py files share: settings, tensors in and out, errors that survive the way through a pipeline.
+
+The server drops an error's code where one model calls another. A message therefore starts with its code in brackets,
+and the pipeline reads it back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+from numpy.typing import NDArray
+
+from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.errors import InvalidInput
+
+Array = NDArray[Any]
+
+
+class GivenUp(Exception):
+    """Nobody waits for this work any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The parameters that the run directory sets in every model's configuration."""
+
+    name: str
+    deployment: Deployment
+    checkpoint_dir: Path
+    device: str
+    jobs: Jobs
+    parameters: dict[str, str]
+
+    @classmethod
+    def read(cls, args: dict[str, str]) -> Settings:
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        return cls(
+            name=config["name"],
+            deployment=DEPLOYMENTS[parameters["deployment"]],
+            checkpoint_dir=Path(parameters["checkpoint_dir"]),
+            device=parameters["device"],
+            jobs=Jobs(Path(parameters["jobs_dir"])),
+            parameters=parameters,
+        )
+
+    @classmethod
+    def for_networks(cls, args: dict[str, str]) -> Settings:
+        """The settings of a stage that runs networks, whose libraries are set up for a server."""
+        import torch  # here, since the pipelines do without
+        from transformers.utils import logging
+
+        settings = cls.read(args)
+        if settings.device == "cpu":
+            torch.set_num_threads(1)  # the stages share the cores: each on all of them at once is slower
+        logging.disable_progress_bar()
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The jobs that somebody waits for, as one empty file each.
+
+    The server does not pass a cancellation from a pipeline on to its stages, and a stage at work on one request does
+    not see the next: it looks here. And since a job's id is a secret until the job has ended, nobody but a pipeline can
+    have a stage work, past the guardrails.
+    """
+
+    folder: Path
+
+    def begin(self, job: str) -> None:
+        (self.folder / job).touch()
+
+    def end(self, job: str) -> None:
+        (self.folder / job).unlink(missing_ok=True)
+
+    def is_wanted(self, job: str) -> bool:
+        return (self.folder / job).is_file()
+
+    def of(self, request: Any) -> str:
+        """The job that a stage's request belongs to.
+
+        Raises:
+            GivenUp: it was cancelled, or there never was one.
+        """
+        job = str(json.loads(request.parameters() or "{}").get("job", ""))
+        if not re.fullmatch("[0-9a-f]{32}", job) or not self.is_wanted(job):
+            raise GivenUp("no pipeline waits for this")
+        return job
+
+
+def optional_array(request: Any, name: str) -> Array | None:
+    """An input tensor, or None where it was left out."""
+    tensor = pb.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def array(request: Any, name: str) -> Array:
+    """An input tensor that the configuration insists on."""
+    values = optional_array(request, name)
+    assert values is not None, f"the server let a request without {name} through"
+    return values
+
+
+def scalar(request: Any, name: str) -> Any:
+    """The only value of an input tensor as a Python number, or None where it was left out."""
+    values = optional_array(request, name)
+    return None if values is None else values.reshape(-1)[0].item()
+
+
+def texts(request: Any, name: str) -> list[str]:
+    """The strings of an input tensor; none where it was left out.
+
+    Raises:
+        InvalidInput: one is not UTF-8.
+    """
+    values = optional_array(request, name)
+    try:
+        return [] if values is None else [bytes(value).decode() for value in values.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(name, f"bytes that are not UTF-8 ({error.reason})", "text in UTF-8") from None
+
+
+def string_tensor(name: str, value: str | bytes) -> Any:
+    data = value.encode() if isinstance(value, str) else value
+    return pb.Tensor(name, np.array([data], dtype=np.object_))
+
+
+def json_tensor(name: str, value: object) -> Any:
+    return string_tensor(name, json.dumps(value))
+
+
+def tagged(code: str, message: str) -> str:
+    return f"[{code}] {message}"
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Code and message of what went wrong."""
+    if isinstance(error, InvalidInput):
+        return "INVALID_ARG", str(error)
+    if isinstance(error, GivenUp):
+        return "CANCELLED", str(error)
+    return "INTERNAL", f"{type(error).__name__}: {error}"
+
+
+def failure(code: str, message: str) -> Any:
+    return pb.InferenceResponse(error=pb.TritonError(tagged(code, message), getattr(pb.TritonError, code)))
+
+
+def answer_each(stage: str, requests: Sequence[Any], work: Callable[[Any], list[Any]]) -> list[Any]:
+    """One response for each request, whatever it holds: its neighbours must not suffer."""
+    responses = []
+    for request in requests:
+        try:
+            responses.append(pb.InferenceResponse(work(request)))
+        except Exception as error:
+            code, message = describe(error)
+            log = pb.Logger.log_info if code == "INVALID_ARG" else pb.Logger.log_error
+            log(f"{stage} {request.request_id()}: {message}")
+            responses.append(failure(code, f"{stage}: {message}" if code == "INTERNAL" else message))
+    return responses

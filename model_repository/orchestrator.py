@@ -1,0 +1,291 @@
+"""The pipeline: from a request's bytes to a video, through the stages. world_generation and world_generation_stream
+are both this, once answering with the result alone and once with events before it.
+
+`execute` starts a coroutine on a loop of this process's own and returns; any number of jobs are under way at once, and
+the stages' queues and batches do the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from cosmos_triton.model_repository import glue
+from cosmos_triton.model_repository.glue import Array
+from cosmos_triton.runtime.fit import Fit
+from cosmos_triton.runtime.generation_request import GenerationRequest
+
+FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+WATCH_SECONDS = 0.05
+TAG = re.compile(r"\[(INVALID_ARG|UNAVAILABLE|CANCELLED|INTERNAL)\] ")
+BUSY = ("Exceeds maximum queue size", "Request timeout expired")
+IMAGE_FAILURES = {"4b": 15, "5b-video2world": 7}  # per cent of 100 clips, as published with the models
+
+
+class StageFailed(Exception):
+    """A stage answered with an error; `code` is Triton's name for its kind."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        found = TAG.search(message)
+        self.code = found[1] if found else ("UNAVAILABLE" if any(b in message for b in BUSY) else "INTERNAL")
+        detail = message[found.end() :] if found else message.strip().splitlines()[0]
+        super().__init__(detail if self.code == "INVALID_ARG" or detail.startswith(stage) else f"{stage}: {detail}")
+
+
+class Blocked(Exception):
+    """A guardrail said no. That is an outcome, not an error."""
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request on its way through the stages."""
+
+    request: GenerationRequest
+    visual_input: Array
+    sender: Any
+    streams: bool
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    report: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "guardrails": [], "warnings": []})
+
+    def event(self, stage: str, done: int, total: int) -> None:
+        if self.streams:
+            event = glue.json_tensor("event", {"stage": stage, "done": done, "total": total})
+            self.sender.send(pb.InferenceResponse([event]))
+
+
+class Orchestrator:
+    def initialize(self, args: dict[str, str]) -> None:
+        self.settings = glue.Settings.read(args)
+        self.streams = pb.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
+        self.max_jobs = int(self.settings.parameters["max_jobs"])
+        self.jobs: dict[str, Job] = {}
+        self.loop = asyncio.new_event_loop()
+        # Calls of stages block a thread each, two at most for a job; the loop's own pool would be far smaller.
+        self.loop.set_default_executor(ThreadPoolExecutor(2 * self.max_jobs))
+        self.thread = threading.Thread(target=self.loop.run_forever, name="pipelines", daemon=True)
+        self.thread.start()
+        self.watcher = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                job = self._accept(request, sender)
+            except Exception as error:
+                code, message = glue.describe(error)
+                self._fail(sender, getattr(error, "code", code), str(error) if code == "INVALID_ARG" else message)
+            else:
+                asyncio.run_coroutine_threadsafe(self._run(job), self.loop)
+
+    def finalize(self) -> None:
+        self.watcher.cancel()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+
+    def _accept(self, request: Any, sender: Any) -> Job:
+        if len(self.jobs) >= self.max_jobs:
+            raise StageFailed(self.settings.name, f"[UNAVAILABLE] {len(self.jobs)} requests are under way")
+        names = ("num_input_frames", "temperature", "top_p", "seed", "disable_diffusion_decoder")
+        asked = {name: glue.scalar(request, name) for name in names}
+        prompt = next(iter(glue.texts(request, "prompt")), None)
+        checked = GenerationRequest.checked(self.settings.deployment, prompt=prompt, **asked)
+        job = Job(checked, glue.array(request, "visual_input").copy(), sender, self.streams)
+        self.jobs[job.id] = job
+        pb.Logger.log_info(f"{self.settings.name} {job.id} {request.request_id()}: started")
+        return job
+
+    async def _watch(self) -> None:
+        """Tell the stages of the jobs that nobody waits for any more."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for job in list(self.jobs.values()):
+                if job.sender.is_cancelled():
+                    self.settings.jobs.cancel(job.id)
+
+    async def _run(self, job: Job) -> None:
+        started = time.monotonic()
+        video, error = b"", None
+        try:
+            video = await self._generate(job)
+            job.report |= {"outcome": "generated", "reason": ""}
+        except Blocked as blocked:
+            job.report |= {"outcome": blocked.outcome, "reason": str(blocked)}
+        except Exception as failure:
+            error = failure
+        finally:
+            self.jobs.pop(job.id, None)
+            self.settings.jobs.forget(job.id)
+        seconds = time.monotonic() - started
+        if error is not None:
+            code, message = glue.describe(error)
+            code = getattr(error, "code", code)
+            pb.Logger.log_info(f"{self.settings.name} {job.id}: {code} after {seconds:.1f} s: {error}")
+            self._fail(job.sender, code, str(error) if isinstance(error, StageFailed) else message)
+            return
+        pb.Logger.log_info(f"{self.settings.name} {job.id}: {job.report['outcome']} after {seconds:.1f} s")
+        job.report["seconds"]["total"] = round(seconds, 3)
+        job.report["versions"] = {"cosmos-triton": version("cosmos-triton")}
+        tensors = [glue.string_tensor("video", video), glue.json_tensor("report", job.report)]
+        job.sender.send(pb.InferenceResponse(tensors), flags=FINAL)
+
+    def _fail(self, sender: Any, code: str, message: str) -> None:
+        sender.send(glue.failure(code, message), flags=FINAL)
+
+    async def _generate(self, job: Job) -> bytes:
+        deployment, request, report = self.settings.deployment, job.request, job.report
+        report |= {"job": job.id, "deployment": deployment.name, "parameters": request.parameters()}
+        frames, _ = await asyncio.gather(self._decode_media(job), self._check_prompt(job))
+        tokens, context = await asyncio.gather(
+            self._call(job, "video_tokenizer_encoder", {"frames": frames}), self._encode_prompt(job)
+        )
+        sampling = {
+            "tokens": tokens["tokens"],
+            "seed": np.array([request.seed], np.int64),
+            "temperature": np.array([request.temperature], np.float32),
+            "top_p": np.array([request.top_p], np.float32),
+        }
+        clip = await self._stream(job, "ar_sampler", "tokens", sampling | _optional("context", context))
+        if request.disable_diffusion_decoder:
+            video = (await self._call(job, "video_tokenizer_decoder", {"tokens": clip}))["video"]
+        else:
+            batch = {"tokens": clip[None]} | _optional("context", None if context is None else context[None])
+            video = (await self._stream(job, "diffusion_decoder", "video", batch))[0]
+        checked = await self._call(job, "video_guardrail", {"video": video})
+        verdict = self._read_verdict(job, checked["verdict"], "video_blocked")
+        report["faces_blurred"] = verdict["faces_blurred"]
+        metadata = {
+            "title": "Generated by an AI model",
+            "comment": "AI-generated video",
+            "model": deployment.ar_folder,
+            "seed": str(request.seed),
+            "software": f"cosmos-triton {version('cosmos-triton')}",
+        }
+        encoded = await self._call(
+            job, "media_encoder", {"video": checked["video"], "metadata": _strings(json.dumps(metadata))}
+        )
+        return bytes(encoded["mp4"][0])
+
+    async def _decode_media(self, job: Job) -> Array:
+        """The input frames, and in the report what they are and what becomes of them."""
+        inputs = {"visual_input": job.visual_input}
+        if job.request.num_input_frames is not None:
+            inputs["num_input_frames"] = np.array([job.request.num_input_frames], np.int32)
+        decoded = await self._call(job, "media_decoder", inputs)
+        info = json.loads(decoded["info"][0])
+        deployment, size = self.settings.deployment, (info["height"], info["width"])
+        info["fit"] = Fit.plan(size, (deployment.height, deployment.width)).describe(size)
+        job.report["input"] = info
+        job.report["parameters"]["num_input_frames"] = info["num_input_frames"]
+        share = IMAGE_FAILURES.get(deployment.name)
+        if info["kind"] == "image" and share is not None:
+            job.report["warnings"].append(
+                f"{deployment.name} fails on {share} % of images (large objects out of nowhere, or a single colour); "
+                "a clip of 9 frames or a larger model fails on 0 to 3 %"
+            )
+        return decoded["frames"]
+
+    async def _check_prompt(self, job: Job) -> None:
+        if job.request.prompt is not None:
+            answer = await self._call(job, "text_guardrail", {"prompt": _strings(job.request.prompt)})
+            self._read_verdict(job, answer["verdict"], "prompt_blocked")
+
+    async def _encode_prompt(self, job: Job) -> Array | None:
+        if job.request.prompt is None:
+            return None
+        return (await self._call(job, "text_encoder", {"prompt": _strings(job.request.prompt)[None]}))["context"][0]
+
+    def _read_verdict(self, job: Job, tensor: Array, outcome: str) -> dict[str, Any]:
+        verdict = json.loads(tensor[0])
+        job.report["guardrails"] += verdict["checks"]
+        if verdict["safe"] is not True:
+            raise Blocked(outcome, f"{verdict['guardrail']}: {verdict['reason']}")
+        return verdict
+
+    async def _call(self, job: Job, stage: str, inputs: dict[str, Array]) -> dict[str, Array]:
+        """One answer of a stage, by tensor."""
+        self._check_cancelled(job, stage)
+        job.event(stage, 0, 1)
+        started = time.monotonic()
+        response = await self._request(job, stage, inputs).async_exec()
+        outputs = _outputs(stage, response)
+        job.report["seconds"][stage] = round(time.monotonic() - started, 3)
+        job.event(stage, 1, 1)
+        return outputs
+
+    async def _stream(self, job: Job, stage: str, result: str, inputs: dict[str, Array]) -> Array:
+        """The last answer of a decoupled stage; the events before it go to whoever listens."""
+        self._check_cancelled(job, stage)
+        started = time.monotonic()
+
+        def collect() -> Array:
+            found = None
+            for response in self._request(job, stage, inputs).exec(decoupled=True):
+                outputs = _outputs(stage, response)
+                if "event" in outputs:
+                    event = json.loads(outputs["event"].reshape(-1)[0])
+                    if "error" in event:
+                        raise StageFailed(stage, event["error"])
+                    job.event(stage, event["done"], event["total"])
+                found = outputs.get(result, found)
+            if found is None:
+                raise StageFailed(stage, "ended without an answer")
+            return found
+
+        answer = await self.loop.run_in_executor(None, collect)
+        job.report["seconds"][stage] = round(time.monotonic() - started, 3)
+        return answer
+
+    def _request(self, job: Job, stage: str, inputs: dict[str, Array]) -> Any:
+        return pb.InferenceRequest(
+            model_name=stage,
+            requested_output_names=OUTPUTS[stage],
+            inputs=[pb.Tensor(name, values) for name, values in inputs.items()],
+            request_id=job.id,
+            parameters={"job": job.id},
+        )
+
+    def _check_cancelled(self, job: Job, stage: str) -> None:
+        if job.sender.is_cancelled():
+            raise StageFailed(stage, "[CANCELLED] the request was cancelled")
+
+
+OUTPUTS = {
+    "media_decoder": ["frames", "info"],
+    "text_guardrail": ["verdict"],
+    "text_encoder": ["context"],
+    "video_tokenizer_encoder": ["tokens"],
+    "ar_sampler": ["event", "tokens"],
+    "diffusion_decoder": ["event", "video"],
+    "video_tokenizer_decoder": ["video"],
+    "video_guardrail": ["video", "verdict"],
+    "media_encoder": ["mp4"],
+}
+
+
+def _outputs(stage: str, response: Any) -> dict[str, Array]:
+    if response.has_error():
+        raise StageFailed(stage, response.error().message())
+    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+def _optional(name: str, value: Array | None) -> dict[str, Array]:
+    return {} if value is None else {name: value}
+
+
+def _strings(text: str) -> Array:
+    return np.array([text.encode()], dtype=np.object_)

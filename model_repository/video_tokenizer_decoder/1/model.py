@@ -1,0 +1,24 @@
+"""The stage video_tokenizer_decoder: tokens -> video, without the diffusion decoder."""
+
+import torch
+import triton_python_backend_utils as pb
+
+from cosmos_triton.model_repository import glue
+from cosmos_triton.runtime.frames import to_uint8, to_unit_range
+from cosmos_triton.runtime.stages import Stages
+from cosmos_triton.runtime.tokenizers import decode_tokens
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        settings = glue.Settings.for_networks(args)
+        self.device = settings.device
+        self.decoder = Stages(settings.deployment, settings.checkpoint_dir, settings.device).discrete_decoder()
+
+    def execute(self, requests):
+        return glue.answer_each("video_tokenizer_decoder", requests, self.decode)
+
+    def decode(self, request):
+        tokens = torch.from_numpy(glue.array(request, "tokens")).to(self.device)  # [5, h, w]
+        video = to_unit_range(decode_tokens(self.decoder, tokens[None]).float())[0]
+        return [pb.Tensor("video", to_uint8(video).cpu().numpy())]

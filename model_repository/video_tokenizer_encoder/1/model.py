@@ -1,0 +1,25 @@
+"""The stage video_tokenizer_encoder: a clip's input frames -> their tokens."""
+
+import torch
+import triton_python_backend_utils as pb
+
+from cosmos_triton.model_repository import glue
+from cosmos_triton.runtime.frames import to_model_input
+from cosmos_triton.runtime.stages import Stages
+from cosmos_triton.runtime.tokenizers import encode_input_frames
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        settings = glue.Settings.for_networks(args)
+        self.size = (settings.deployment.height, settings.deployment.width)
+        self.device = settings.device
+        self.encoder = Stages(settings.deployment, settings.checkpoint_dir, settings.device).discrete_encoder()
+
+    def execute(self, requests):
+        return glue.answer_each("video_tokenizer_encoder", requests, self.encode)
+
+    def encode(self, request):
+        frames = torch.from_numpy(glue.array(request, "frames")).to(self.device)  # [T, H, W, 3]
+        tokens = encode_input_frames(self.encoder, to_model_input(frames, self.size)[None])[0]
+        return [pb.Tensor("tokens", tokens.cpu().numpy())]

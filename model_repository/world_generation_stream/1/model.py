@@ -1,0 +1,7 @@
+"""The whole pipeline; see cosmos_triton/model_repository/orchestrator.py."""
+
+from cosmos_triton.model_repository.orchestrator import Orchestrator
+
+
+class TritonPythonModel(Orchestrator):
+    pass
