@@ -1,19 +1,23 @@
-# make setup   the environment, in .venv/
+# make setup   the environment, in .venv/, with the Triton server
+# make demo    a clip and an image through the whole pipeline, on tiny checkpoints; videos in outputs/
 # make test    lint, types, and every test
 # make clean   removes what the others made
 
 PYTHON ?= python3.11
 ROOMS = client export guardrail model_repository networks runtime
 
-.PHONY: setup lint test clean
+.PHONY: setup demo lint test clean
 
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --upgrade -c constraints.txt pip
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[server,dev]'
+	.venv/bin/python -m cosmos_triton.export.server_binary
 	touch $@
+
+demo: setup
+	.venv/bin/python -m cosmos_triton.export.demo
 
 # mypy finds packages by folder name: give it a tree in which the rooms stand under cosmos_triton/.
 .mypy_tree: Makefile
@@ -30,4 +34,4 @@ test: lint
 	.venv/bin/python -m pytest
 
 clean:
-	rm -rf .venv .mypy_tree .mypy_cache .pytest_cache .ruff_cache *.egg-info build
+	rm -rf .venv .mypy_tree .mypy_cache .pytest_cache .ruff_cache *.egg-info build checkpoints/tiny outputs

@@ -68,7 +68,7 @@ def server_error(message: str, *, code: str = "") -> WorldError:
         code: what the transport has for a message without a tag; Triton's name or gRPC's.
     """
     if tag := _TAG.match(message):
-        message = message[tag.end() :]
+        code, message = tag[1], message[tag.end() :]
     match code:
         case "INVALID_ARG" | "INVALID_ARGUMENT":
             return InvalidInput(message)

@@ -47,13 +47,6 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def connect(args: argparse.Namespace) -> WorldClient:
-    try:
-        return WorldClient(args.url, args.protocol)
-    except InvalidInput as error:
-        raise SystemExit(complain(error)) from None
-
-
 def _generate(args: argparse.Namespace) -> int:
     output = args.output or Path("outputs", f"{args.input.stem}.mp4")
     parameters = Parameters(
@@ -64,5 +57,8 @@ def _generate(args: argparse.Namespace) -> int:
         seed=args.seed,
         disable_diffusion_decoder=args.disable_diffusion_decoder,
     )
-    with connect(args) as client:
-        return generate_file(client, args.input, parameters, output=output, report=args.report)
+    try:
+        with WorldClient(args.url, args.protocol) as client:
+            return generate_file(client, args.input, parameters, output=output, report=args.report)
+    except InvalidInput as error:  # the url
+        return complain(error)

@@ -10,7 +10,7 @@ from cosmos_triton.client.batch import Batch
 from cosmos_triton.client.batch_file import read_batch
 from cosmos_triton.client.errors import InvalidInput, ServerFailed
 from cosmos_triton.client.exit_codes import complain
-from cosmos_triton.client.generate_command import Commands, add_server, connect
+from cosmos_triton.client.generate_command import Commands, add_server
 from cosmos_triton.client.single import generate_file
 from cosmos_triton.client.tensors import Parameters
 from cosmos_triton.client.world_client import WorldClient
@@ -69,7 +69,10 @@ def add_video2world(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input_image_or_video_path", type=Path, metavar="FILE", help="the input of a single video")
     parser.add_argument(
-        "--batch_input_path", type=Path, metavar="JSONL", help='one {"visual_input": "clip.mp4"} a line, and a "prompt"'
+        "--batch_input_path",
+        type=Path,
+        metavar="JSONL",
+        help='one {"visual_input": "clip.mp4"} a line, with a "prompt" for video2world; line N, from 0, becomes N.mp4',
     )
     parser.add_argument("--video_save_name", default="output", help="of a single video (default: output)")
     parser.add_argument(
@@ -94,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         _check_combination(args)
         _say_what_is_not_used(args)
-        with connect(args) as client:
+        with WorldClient(args.url, args.protocol) as client:
             deployment = _deployment_of(client, args)
             return _run_batch(args, client, deployment) if _is_batch(args) else _run_single(args, client)
     except InvalidInput as error:

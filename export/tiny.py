@@ -64,7 +64,8 @@ def write_tiny_tree(directory: Path, *, seed: int = 0) -> None:
     }
     bar = tqdm(steps.items(), desc="tiny checkpoints", unit="part")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # what is fixed by tracing are constants
+        # what tracing fixes here are constants
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         for name, write in bar:
             bar.set_postfix_str(name)
             torch.manual_seed(seed)  # each part on its own, so that a change to one leaves the others as they were

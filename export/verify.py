@@ -50,9 +50,7 @@ def verify(directory: Path, *, deployment: str | None = None) -> bool:
     findings = [_examine(checkpoint, directory, damaged) for checkpoint in CHECKPOINTS]
     ready = set()
     for candidate in DEPLOYMENTS.values():
-        lacking = [text for finding in findings if (text := finding.lacking_for(candidate))]
-        if candidate.is_video2world:
-            lacking += [pattern for pattern in WORD_LISTS if not any(directory.glob(pattern))]
+        lacking = _lacking(findings, directory, candidate)
         if not lacking:
             ready.add(candidate.name)
         if deployment in (None, candidate.name):
@@ -62,6 +60,26 @@ def verify(directory: Path, *, deployment: str | None = None) -> bool:
     for problem in problems:
         print(problem)
     return not problems and (deployment in ready if deployment else bool(ready))
+
+
+def require(directory: Path, deployment: Deployment) -> None:
+    """Raises CheckpointError, naming what is missing or does not fit, unless `deployment` can run from `directory`.
+
+    Names and shapes alone: nothing is hashed, so it takes no longer for a large model than for a small one.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such folder")
+    findings = [_examine(checkpoint, directory, {}) for checkpoint in CHECKPOINTS if checkpoint.needed_by(deployment)]
+    lacking = _lacking(findings, directory, deployment)
+    if lacking:
+        raise CheckpointError(f"{directory}: {deployment.name} cannot run: missing {summary(lacking, shown=3)}")
+
+
+def _lacking(findings: list[Finding], directory: Path, deployment: Deployment) -> list[str]:
+    lacking = [text for finding in findings if (text := finding.lacking_for(deployment))]
+    if deployment.is_video2world:
+        lacking += [pattern for pattern in WORD_LISTS if not any(directory.glob(pattern))]
+    return lacking
 
 
 def _examine(checkpoint: Checkpoint, directory: Path, damaged: dict[str, str]) -> Finding:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cosmos_triton.guardrail.pretrained import load_whole
 from cosmos_triton.guardrail.verdict import Verdict, fail_closed
 
 CATEGORIES = tuple(f"O{number}" for number in range(1, 14))
@@ -90,7 +91,7 @@ class Aegis:
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Aegis:
         """From a Hugging Face folder of the merged model; only safetensors are read, and nothing from the network."""
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
+        model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return cls(model.to(device), tokenizer, POLICY_FILE.read_text(encoding="utf-8"))
 

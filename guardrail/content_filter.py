@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import SiglipVisionModel
 
 from cosmos_triton.guardrail.frames import check_frames
+from cosmos_triton.guardrail.pretrained import load_whole
 from cosmos_triton.guardrail.verdict import Verdict, fail_closed
 from cosmos_triton.networks.video_safety import SAFE, VideoSafety
 
@@ -57,8 +58,12 @@ class ContentFilter:
 
 
 def load_encoder(folder: Path) -> SiglipVisionModel:
-    """The vision half of a SigLIP folder; only safetensors are read, and nothing from the network."""
-    return SiglipVisionModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    """The vision half of a SigLIP folder; only safetensors are read, and nothing from the network.
+
+    Raises:
+        CheckpointError: the folder lacks a weight.
+    """
+    return load_whole(SiglipVisionModel, folder)
 
 
 def to_network_input(frames: Tensor, side: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,22 @@ from cosmos_triton.runtime.errors import InvalidInput
 Array = NDArray[Any]
 
 
-class GivenUp(Exception):
+FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class StageError(Exception):
+    """`code` is Triton's name for the kind of error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Cancelled(StageError):
     """Nobody waits for this work any more."""
+
+    def __init__(self) -> None:
+        super().__init__("CANCELLED", "the request was cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +70,12 @@ class Settings:
     def for_networks(cls, args: dict[str, str]) -> Settings:
         """The settings of a stage that runs networks, whose libraries are set up for a server."""
         import torch  # here, since the pipelines do without
-        from transformers.utils import logging
 
         settings = cls.read(args)
         if settings.device == "cpu":
             torch.set_num_threads(1)  # the stages share the cores: each on all of them at once is slower
-        logging.disable_progress_bar()
+        if transformers := sys.modules.get("transformers"):  # slow to import where it has no use
+            transformers.utils.logging.disable_progress_bar()
         return settings
 
 
@@ -88,11 +103,11 @@ class Jobs:
         """The job that a stage's request belongs to.
 
         Raises:
-            GivenUp: it was cancelled, or there never was one.
+            Cancelled: it was cancelled, or there never was one.
         """
         job = str(json.loads(request.parameters() or "{}").get("job", ""))
         if not re.fullmatch("[0-9a-f]{32}", job) or not self.is_wanted(job):
-            raise GivenUp("no pipeline waits for this")
+            raise Cancelled
         return job
 
 
@@ -145,13 +160,23 @@ def describe(error: BaseException) -> tuple[str, str]:
     """Code and message of what went wrong."""
     if isinstance(error, InvalidInput):
         return "INVALID_ARG", str(error)
-    if isinstance(error, GivenUp):
-        return "CANCELLED", str(error)
+    if isinstance(error, StageError):
+        return error.code, str(error)
     return "INTERNAL", f"{type(error).__name__}: {error}"
 
 
 def failure(code: str, message: str) -> Any:
     return pb.InferenceResponse(error=pb.TritonError(tagged(code, message), getattr(pb.TritonError, code)))
+
+
+def fail_stream(stage: str, sender: Any, job: str, error: BaseException) -> None:
+    """End the answers of a decoupled stage. An error behind other answers would hang the pipeline that reads them: it
+    is sent as data.
+    """
+    code, message = describe(error)
+    _log(code, f"{stage} {job}: {message}")
+    event = json_tensor("event", {"error": tagged(code, message)})
+    sender.send(pb.InferenceResponse([event]), flags=FINAL)
 
 
 def answer_each(stage: str, requests: Sequence[Any], work: Callable[[Any], list[Any]]) -> list[Any]:
@@ -162,7 +187,11 @@ def answer_each(stage: str, requests: Sequence[Any], work: Callable[[Any], list[
             responses.append(pb.InferenceResponse(work(request)))
         except Exception as error:
             code, message = describe(error)
-            log = pb.Logger.log_info if code == "INVALID_ARG" else pb.Logger.log_error
-            log(f"{stage} {request.request_id()}: {message}")
-            responses.append(failure(code, f"{stage}: {message}" if code == "INTERNAL" else message))
+            _log(code, f"{stage} {request.request_id()}: {message}")
+            responses.append(failure(code, message))
     return responses
+
+
+def _log(code: str, message: str) -> None:
+    log = pb.Logger.log_error if code == "INTERNAL" else pb.Logger.log_info
+    log(message)

@@ -8,6 +8,7 @@ the stages' queues and batches do the rest.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import threading
@@ -22,25 +23,15 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from cosmos_triton.model_repository import glue
-from cosmos_triton.model_repository.glue import Array
+from cosmos_triton.model_repository.glue import Array, Cancelled, StageError
 from cosmos_triton.runtime.fit import Fit
 from cosmos_triton.runtime.generation_request import GenerationRequest
 
-FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+VERSION = version("cosmos-triton")
 WATCH_SECONDS = 0.05
 TAG = re.compile(r"\[(INVALID_ARG|UNAVAILABLE|CANCELLED|INTERNAL)\] ")
-BUSY = ("Exceeds maximum queue size", "Request timeout expired")
+AWAY = ("Exceeds maximum queue size", "Request timeout expired", "is not ready", "unknown model")
 IMAGE_FAILURES = {"4b": 15, "5b-video2world": 7}  # per cent of 100 clips, as published with the models
-
-
-class StageFailed(Exception):
-    """A stage answered with an error; `code` is Triton's name for its kind."""
-
-    def __init__(self, stage: str, message: str) -> None:
-        found = TAG.search(message)
-        self.code = found[1] if found else ("UNAVAILABLE" if any(b in message for b in BUSY) else "INTERNAL")
-        detail = message[found.end() :] if found else message.strip().splitlines()[0]
-        super().__init__(detail if self.code == "INVALID_ARG" or detail.startswith(stage) else f"{stage}: {detail}")
 
 
 class Blocked(Exception):
@@ -58,7 +49,7 @@ class Job:
     request: GenerationRequest
     visual_input: Array
     sender: Any
-    streams: bool
+    streams: bool  # whether somebody listens to events; nobody does once the answer is out
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     report: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "guardrails": [], "warnings": []})
 
@@ -87,8 +78,8 @@ class Orchestrator:
             try:
                 job = self._accept(request, sender)
             except Exception as error:
-                code, message = glue.describe(error)
-                self._fail(sender, getattr(error, "code", code), str(error) if code == "INVALID_ARG" else message)
+                pb.Logger.log_info(f"{self.settings.name} {request.request_id()!r}: refused: {error}")
+                self._fail(sender, error)
             else:
                 asyncio.run_coroutine_threadsafe(self._run(job), self.loop)
 
@@ -99,14 +90,15 @@ class Orchestrator:
 
     def _accept(self, request: Any, sender: Any) -> Job:
         if len(self.jobs) >= self.max_jobs:
-            raise StageFailed(self.settings.name, f"[UNAVAILABLE] {len(self.jobs)} requests are under way")
+            raise StageError("UNAVAILABLE", f"{len(self.jobs)} requests are under way")
         names = ("num_input_frames", "temperature", "top_p", "seed", "disable_diffusion_decoder")
         asked = {name: glue.scalar(request, name) for name in names}
         prompt = next(iter(glue.texts(request, "prompt")), None)
         checked = GenerationRequest.checked(self.settings.deployment, prompt=prompt, **asked)
-        job = Job(checked, glue.array(request, "visual_input").copy(), sender, self.streams)
+        job = Job(checked, glue.array(request, "visual_input").copy(), sender, streams=self.streams)
         self.jobs[job.id] = job
-        pb.Logger.log_info(f"{self.settings.name} {job.id} {request.request_id()}: started")
+        self.settings.jobs.begin(job.id)
+        self._log(job, f"started for request {request.request_id()!r}")
         return job
 
     async def _watch(self) -> None:
@@ -115,40 +107,45 @@ class Orchestrator:
             await asyncio.sleep(WATCH_SECONDS)
             for job in list(self.jobs.values()):
                 if job.sender.is_cancelled():
-                    self.settings.jobs.cancel(job.id)
+                    self.settings.jobs.end(job.id)
 
     async def _run(self, job: Job) -> None:
         started = time.monotonic()
-        video, error = b"", None
         try:
-            video = await self._generate(job)
-            job.report |= {"outcome": "generated", "reason": ""}
+            video, outcome = await self._generate(job), {"outcome": "generated", "reason": ""}
         except Blocked as blocked:
-            job.report |= {"outcome": blocked.outcome, "reason": str(blocked)}
-        except Exception as failure:
-            error = failure
-        finally:
-            self.jobs.pop(job.id, None)
-            self.settings.jobs.forget(job.id)
-        seconds = time.monotonic() - started
-        if error is not None:
-            code, message = glue.describe(error)
-            code = getattr(error, "code", code)
-            pb.Logger.log_info(f"{self.settings.name} {job.id}: {code} after {seconds:.1f} s: {error}")
-            self._fail(job.sender, code, str(error) if isinstance(error, StageFailed) else message)
+            video, outcome = b"", {"outcome": blocked.outcome, "reason": str(blocked)}
+        except Exception as error:
+            self._end(job)
+            self._log(job, f"failed: {glue.tagged(*glue.describe(error))}")
+            self._fail(job.sender, error)
             return
-        pb.Logger.log_info(f"{self.settings.name} {job.id}: {job.report['outcome']} after {seconds:.1f} s")
-        job.report["seconds"]["total"] = round(seconds, 3)
-        job.report["versions"] = {"cosmos-triton": version("cosmos-triton")}
-        tensors = [glue.string_tensor("video", video), glue.json_tensor("report", job.report)]
-        job.sender.send(pb.InferenceResponse(tensors), flags=FINAL)
+        self._end(job)
+        seconds = round(time.monotonic() - started, 3)
+        self._log(job, f"{outcome['outcome']} after {seconds} s")
+        job.report["seconds"]["total"] = seconds
+        report = glue.json_tensor("report", outcome | job.report)
+        job.sender.send(pb.InferenceResponse([glue.string_tensor("video", video), report]), flags=glue.FINAL)
 
-    def _fail(self, sender: Any, code: str, message: str) -> None:
-        sender.send(glue.failure(code, message), flags=FINAL)
+    def _end(self, job: Job) -> None:
+        job.streams = False  # a stage that is no longer waited for may still answer
+        del self.jobs[job.id]
+        self.settings.jobs.end(job.id)
+
+    def _fail(self, sender: Any, error: Exception) -> None:
+        sender.send(glue.failure(*glue.describe(error)), flags=glue.FINAL)
+
+    def _log(self, job: Job, message: str) -> None:
+        pb.Logger.log_info(f"{self.settings.name} {job.id}: {message}")
 
     async def _generate(self, job: Job) -> bytes:
         deployment, request, report = self.settings.deployment, job.request, job.report
-        report |= {"job": job.id, "deployment": deployment.name, "parameters": request.parameters()}
+        report |= {
+            "job": job.id,
+            "deployment": deployment.name,
+            "versions": {"cosmos-triton": VERSION},
+            "parameters": request.parameters(),
+        }
         frames, _ = await asyncio.gather(self._decode_media(job), self._check_prompt(job))
         tokens, context = await asyncio.gather(
             self._call(job, "video_tokenizer_encoder", {"frames": frames}), self._encode_prompt(job)
@@ -160,6 +157,7 @@ class Orchestrator:
             "top_p": np.array([request.top_p], np.float32),
         }
         clip = await self._stream(job, "ar_sampler", "tokens", sampling | _optional("context", context))
+        report["tokens_sha256"] = hashlib.sha256(clip.astype("<i4").tobytes()).hexdigest()
         if request.disable_diffusion_decoder:
             video = (await self._call(job, "video_tokenizer_decoder", {"tokens": clip}))["video"]
         else:
@@ -173,7 +171,7 @@ class Orchestrator:
             "comment": "AI-generated video",
             "model": deployment.ar_folder,
             "seed": str(request.seed),
-            "software": f"cosmos-triton {version('cosmos-triton')}",
+            "software": f"cosmos-triton {VERSION}",
         }
         encoded = await self._call(
             job, "media_encoder", {"video": checked["video"], "metadata": _strings(json.dumps(metadata))}
@@ -218,18 +216,18 @@ class Orchestrator:
 
     async def _call(self, job: Job, stage: str, inputs: dict[str, Array]) -> dict[str, Array]:
         """One answer of a stage, by tensor."""
-        self._check_cancelled(job, stage)
+        self._check_cancelled(job)
         job.event(stage, 0, 1)
         started = time.monotonic()
         response = await self._request(job, stage, inputs).async_exec()
         outputs = _outputs(stage, response)
-        job.report["seconds"][stage] = round(time.monotonic() - started, 3)
+        self._note_time(job, stage, started)
         job.event(stage, 1, 1)
         return outputs
 
     async def _stream(self, job: Job, stage: str, result: str, inputs: dict[str, Array]) -> Array:
         """The last answer of a decoupled stage; the events before it go to whoever listens."""
-        self._check_cancelled(job, stage)
+        self._check_cancelled(job)
         started = time.monotonic()
 
         def collect() -> Array:
@@ -239,16 +237,20 @@ class Orchestrator:
                 if "event" in outputs:
                     event = json.loads(outputs["event"].reshape(-1)[0])
                     if "error" in event:
-                        raise StageFailed(stage, event["error"])
+                        raise _failed(stage, event["error"])
                     job.event(stage, event["done"], event["total"])
                 found = outputs.get(result, found)
             if found is None:
-                raise StageFailed(stage, "ended without an answer")
+                raise _failed(stage, "ended without an answer")
             return found
 
         answer = await self.loop.run_in_executor(None, collect)
-        job.report["seconds"][stage] = round(time.monotonic() - started, 3)
+        self._note_time(job, stage, started)
         return answer
+
+    def _note_time(self, job: Job, stage: str, started: float) -> None:
+        job.report["seconds"][stage] = seconds = round(time.monotonic() - started, 3)
+        self._log(job, f"{stage} took {seconds} s")
 
     def _request(self, job: Job, stage: str, inputs: dict[str, Array]) -> Any:
         return pb.InferenceRequest(
@@ -259,9 +261,9 @@ class Orchestrator:
             parameters={"job": job.id},
         )
 
-    def _check_cancelled(self, job: Job, stage: str) -> None:
+    def _check_cancelled(self, job: Job) -> None:
         if job.sender.is_cancelled():
-            raise StageFailed(stage, "[CANCELLED] the request was cancelled")
+            raise Cancelled
 
 
 OUTPUTS = {
@@ -277,9 +279,21 @@ OUTPUTS = {
 }
 
 
+def _failed(stage: str, message: str) -> StageError:
+    """The exception for an error that a stage answered with."""
+    if found := TAG.search(message):
+        code, detail = found[1], message[found.end() :]
+    elif "is not healthy" in message:
+        code, detail = "INTERNAL", "its process died"
+    else:  # of the server itself
+        code = "UNAVAILABLE" if any(sign in message for sign in AWAY) else "INTERNAL"
+        detail = message.strip().splitlines()[0]
+    return StageError(code, detail if code == "INVALID_ARG" else f"{stage}: {detail}")
+
+
 def _outputs(stage: str, response: Any) -> dict[str, Array]:
     if response.has_error():
-        raise StageFailed(stage, response.error().message())
+        raise _failed(stage, response.error().message())
     return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
 
 

@@ -54,7 +54,7 @@ class GenerationRequest:
         if num_input_frames is not None and num_input_frames not in INPUT_FRAMES:
             raise InvalidInput("num_input_frames", num_input_frames, "1 or 9")
         if not 0 <= request.temperature <= MAX_TEMPERATURE:  # NaN is refused too
-            raise InvalidInput("temperature", request.temperature, f"0 to {MAX_TEMPERATURE:g}")
+            raise InvalidInput("temperature", _short(request.temperature), f"0 to {MAX_TEMPERATURE:g}")
         if not 0 < request.top_p <= 1:
             raise InvalidInput("top_p", _short(request.top_p), "above 0, up to 1")
         if request.seed < 0:

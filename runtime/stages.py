@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from cosmos_triton.networks import ar_transformer, diffusion_transformer, text_encoder, tokenizer
+from cosmos_triton.networks import ar_transformer, diffusion_transformer, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder
@@ -20,8 +20,10 @@ from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion_decoder import DiffusionDecoder
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
-from cosmos_triton.runtime.text_encoder import TextEncoder, load_tokenizer
 from cosmos_triton.runtime.tokenizers import LatentStatistics
+
+if TYPE_CHECKING:
+    from cosmos_triton.runtime.text_encoder import TextEncoder
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
@@ -40,6 +42,9 @@ class Stages:
         return torch.float32 if self.device == "cpu" else torch.bfloat16
 
     def text_encoder(self) -> TextEncoder:
+        from cosmos_triton.networks import text_encoder  # brings transformers, which takes seconds to import
+        from cosmos_triton.runtime.text_encoder import TextEncoder, load_tokenizer
+
         folder = self.checkpoint_dir / paths.TEXT_ENCODER
         network = load_network(
             text_encoder.build_text_encoder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SiglipModel
 
@@ -32,6 +34,7 @@ from cosmos_triton.guardrail.face_blur import FaceBlur
 from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import load_network
+from cosmos_triton.runtime.errors import CheckpointError
 
 HEIGHT, WIDTH = 160, 256
 
@@ -223,3 +226,13 @@ def test_several_faces_in_a_clip_are_counted(face_blur: FaceBlur) -> None:
     blurred, faces = face_blur.blur(frames)
     assert faces == 66
     assert (blurred != frames).any(dim=(1, 2, 3)).all()
+
+
+def test_a_guardrail_without_all_its_weights_does_not_load(directory: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "siglip"
+    shutil.copytree(directory / paths.VIDEO_SAFETY_ENCODER, folder)
+    weights = load_file(folder / paths.WEIGHTS)
+    del weights["post_layernorm.weight"]
+    save_file(weights, folder / paths.WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"post_layernorm\.weight: missing"):
+        load_encoder(folder)

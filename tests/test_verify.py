@@ -16,9 +16,11 @@ from cosmos_triton.client.cli import main
 from cosmos_triton.export.convert import convert
 from cosmos_triton.export.layout import CHECKPOINTS, WORD_LISTS
 from cosmos_triton.export.manifest import NAME as MANIFEST
+from cosmos_triton.export.verify import require
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.runtime.mapped_file import Shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -193,3 +195,10 @@ def test_a_manifest_that_cannot_be_read_is_one_line(tree: Path, capsys: pytest.C
 def test_no_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["checkpoints", "verify", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"{tmp_path / 'nowhere'}: no such folder\n"
+
+
+def test_serving_needs_every_file_of_its_deployment_and_no_other(tree: Path) -> None:
+    for deployment in ("tiny", "tiny-video2world"):
+        require(tree, DEPLOYMENTS[deployment])
+    with pytest.raises(CheckpointError, match=r"4b cannot run: missing Cosmos-1\.0-Autoregressive-4B"):
+        require(tree, DEPLOYMENTS["4b"])

@@ -17,7 +17,6 @@ from cosmos_triton.runtime.ar_decoder import Prompt
 from cosmos_triton.runtime.ar_engine import AREngine, EngineBusy, EngineStopped, GenerationCancelled
 from cosmos_triton.runtime.stages import Stages
 
-FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 CODES = {EngineBusy: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
 WATCH_SECONDS = 0.05
 
@@ -29,7 +28,7 @@ class TritonPythonModel:
         slots, waiting = (int(settings.parameters[name]) for name in ("slots", "max_waiting"))
         self.jobs = settings.jobs
         self.engine = AREngine(stages.ar_decoder(slots), max_waiting=waiting)
-        self.running = {}  # engine request -> (job, sender)
+        self.running = {}  # engine request -> job
         self.metrics = Metrics()
         self.stopping = threading.Event()
         self.watcher = threading.Thread(target=self.watch, name="ar-watcher", daemon=True)
@@ -41,9 +40,10 @@ class TritonPythonModel:
             try:
                 self.submit(request, sender)
             except Exception as error:
-                fail(sender, error)
+                glue.fail_stream("ar_sampler", sender, request.request_id(), translated(error))
 
     def submit(self, request, sender):
+        job = self.jobs.of(request)
         tokens, context = glue.array(request, "tokens"), glue.optional_array(request, "context")
         prompt = Prompt(
             torch.from_numpy(tokens).long().flatten(),
@@ -56,24 +56,25 @@ class TritonPythonModel:
         def on_frame(done, total):
             sender.send(pb.InferenceResponse([glue.json_tensor("event", {"done": done, "total": total})]))
 
+        on_frame(len(tokens), self.engine.decoder.config.latent_shape[0])
         generation = self.engine.submit(prompt, on_frame=on_frame)
-        self.running[generation] = (glue.job_of(request), sender)
-        generation.future.add_done_callback(lambda _: self.finish(generation, sender))
+        self.running[generation] = job
+        generation.future.add_done_callback(lambda _: self.finish(generation, job, sender))
 
-    def finish(self, generation, sender):
+    def finish(self, generation, job, sender):
         self.running.pop(generation, None)
         error = generation.future.exception()
         if error is not None:
-            fail(sender, error)
+            glue.fail_stream("ar_sampler", sender, job, translated(error))
             return
         tokens = pb.Tensor("tokens", generation.future.result().numpy().astype(np.int32))
-        sender.send(pb.InferenceResponse([tokens]), flags=FINAL)
+        sender.send(pb.InferenceResponse([tokens]), flags=glue.FINAL)
 
     def watch(self):
         """Pass cancellations to the engine, keep the metrics, and end the process if the engine has died."""
         while not self.stopping.wait(WATCH_SECONDS):
-            for generation, (job, sender) in list(self.running.items()):
-                if sender.is_cancelled() or self.jobs.is_cancelled(job):
+            for generation, job in list(self.running.items()):
+                if not self.jobs.is_wanted(job):
                     generation.cancel()
             self.metrics.update(self.engine.stats())
             if not self.engine.healthy:
@@ -87,12 +88,9 @@ class TritonPythonModel:
         self.engine.close(timeout=60)
 
 
-def fail(sender, error):
-    """An error behind other responses would hang the pipeline that reads them: it is sent as data."""
-    code, message = glue.describe(error)
-    code = CODES.get(type(error), "INVALID_ARG" if isinstance(error, ValueError) else code)
-    event = glue.json_tensor("event", {"error": glue.tagged(code, f"ar_sampler: {message}")})
-    sender.send(pb.InferenceResponse([event]), flags=FINAL)
+def translated(error):
+    code = CODES.get(type(error))
+    return error if code is None else glue.StageError(code, str(error))
 
 
 class Metrics:

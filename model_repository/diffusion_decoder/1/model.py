@@ -7,12 +7,6 @@ from cosmos_triton.model_repository import glue
 from cosmos_triton.runtime.frames import to_uint8
 from cosmos_triton.runtime.stages import Stages
 
-FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-
-
-class EveryoneLeft(Exception):
-    """All jobs of the batch were cancelled."""
-
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -22,27 +16,38 @@ class TritonPythonModel:
         self.decoder, self.generic_context = stages.diffusion_decoder(), stages.generic_context().float()
 
     def execute(self, requests):
-        senders = [request.get_response_sender() for request in requests]
-        jobs = [glue.job_of(request) for request in requests]
+        batch, senders = {}, {}  # by job
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                job = self.jobs.of(request)
+            except glue.Cancelled as error:
+                glue.fail_stream("diffusion_decoder", sender, request.request_id(), error)
+            else:
+                batch[job], senders[job] = request, sender
+        if batch:
+            self.run(batch, senders)
+
+    def run(self, batch, senders):
+        """Answer the jobs of a batch; who cancels is answered at once, and the last to do so ends the work."""
 
         def on_step(done, total):
-            left = [s.is_cancelled() or self.jobs.is_cancelled(j) for s, j in zip(senders, jobs, strict=True)]
-            if all(left):
-                raise EveryoneLeft
-            for sender in senders:
-                sender.send(event({"done": done, "total": total}))
+            for job in [job for job in senders if not self.jobs.is_wanted(job)]:
+                glue.fail_stream("diffusion_decoder", senders.pop(job), job, glue.Cancelled())
+            if not senders:
+                raise glue.Cancelled
+            for sender in senders.values():
+                sender.send(pb.InferenceResponse([glue.json_tensor("event", {"done": done, "total": total})]))
 
         try:
-            videos = self.decode(requests, on_step)
-        except EveryoneLeft:
-            self.end(senders, glue.tagged("CANCELLED", "diffusion_decoder: the request was cancelled"))
+            videos = self.decode(batch.values(), on_step)
         except Exception as error:
-            code, message = glue.describe(error)
-            pb.Logger.log_error(f"diffusion_decoder {' '.join(jobs)}: {message}")
-            self.end(senders, glue.tagged(code, f"diffusion_decoder: {message}"))
-        else:
-            for sender, video in zip(senders, videos, strict=True):
-                sender.send(pb.InferenceResponse([pb.Tensor("video", video[None])]), flags=FINAL)
+            for job, sender in senders.items():
+                glue.fail_stream("diffusion_decoder", sender, job, error)
+            return
+        for job, video in zip(batch, videos, strict=True):
+            if job in senders:
+                senders[job].send(pb.InferenceResponse([pb.Tensor("video", video[None])]), flags=glue.FINAL)
 
     def decode(self, requests, on_step):
         """uint8 videos [33, H, W, 3], one a request; the requests of a batch are denoised together."""
@@ -53,12 +58,3 @@ class TritonPythonModel:
             tokens.to(self.device).long(), context.to(self.device), frames=self.frames, on_step=on_step
         )
         return [to_uint8(clip).cpu().numpy() for clip in video]
-
-    def end(self, senders, message):
-        """An error behind other responses would hang the pipeline that reads them: it is sent as data."""
-        for sender in senders:
-            sender.send(event({"error": message}), flags=FINAL)
-
-
-def event(content):
-    return pb.InferenceResponse([glue.json_tensor("event", content)])

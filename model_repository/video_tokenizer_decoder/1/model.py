@@ -12,13 +12,14 @@ from cosmos_triton.runtime.tokenizers import decode_tokens
 class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
-        self.device = settings.device
+        self.jobs, self.device = settings.jobs, settings.device
         self.decoder = Stages(settings.deployment, settings.checkpoint_dir, settings.device).discrete_decoder()
 
     def execute(self, requests):
         return glue.answer_each("video_tokenizer_decoder", requests, self.decode)
 
     def decode(self, request):
+        self.jobs.of(request)  # nothing comes out of here but to a pipeline, which has it judged
         tokens = torch.from_numpy(glue.array(request, "tokens")).to(self.device)  # [5, h, w]
         video = to_unit_range(decode_tokens(self.decoder, tokens[None]).float())[0]
         return [pb.Tensor("video", to_uint8(video).cpu().numpy())]

@@ -1,0 +1,72 @@
+"""A clip and an image through the whole pipeline, on tiny checkpoints and a real server: what `make demo` runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cosmos_triton.client.sample_media import write_samples
+from cosmos_triton.export.convert import convert
+from cosmos_triton.export.tiny import write_tiny_tree
+
+DEPLOYMENT = "tiny-video2world"
+PROMPT = "The camera drives along a country road, past trees and hills, towards the evening sun."
+CHECKPOINTS = Path("checkpoints/tiny")
+OUTPUTS = Path("outputs")
+STOP_SECONDS = 60
+COMMAND = str(Path(sys.executable).with_name("cosmos-triton"))
+
+
+def main() -> int:
+    if not (CHECKPOINTS / "cosmos-triton.manifest.json").exists():
+        print("making tiny checkpoints, with random weights")
+        write_tiny_tree(CHECKPOINTS)
+        convert(CHECKPOINTS)
+    clip, still = write_samples(OUTPUTS / "samples")
+    with served() as url:
+        for source in (clip, still):
+            report = OUTPUTS / f"{source.stem}_{source.suffix[1:]}.json"
+            command = [COMMAND, "generate", str(source), "--prompt", PROMPT, "--url", url]
+            subprocess.run([*command, "--output", str(report.with_suffix(".mp4")), "--report", str(report)], check=True)
+            print(json.dumps(json.loads(report.read_text()), indent=2))
+    print(f"The weights are random, so the videos in {OUTPUTS}/ are noise of the right shape. For worlds: README.md.")
+    return 0
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """A server that is ready, and its gRPC address; its log goes to outputs/server.log."""
+    ports = free_ports(3)
+    command = [COMMAND, "serve", "--deployment", DEPLOYMENT, "--checkpoint-dir", str(CHECKPOINTS)]
+    names = ("http", "grpc", "metrics")
+    command += [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
+    with (OUTPUTS / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert server.stdout is not None
+    try:
+        line = server.stdout.readline()
+        if not line:
+            raise SystemExit(f"the server did not start; see {log.name}")
+        print(line, end="")
+        yield f"127.0.0.1:{ports[1]}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(STOP_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The command line `cosmos-triton serve`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cosmos_triton.export.cli import Commands
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
+
+
+def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="start a server and keep it running",
+        description="Start a server for one deployment, say in one line when it is ready, and keep it so: a stage that "
+        "dies is brought back. The first SIGTERM or Ctrl-C lets requests under way finish, the second does not.",
+        epilog="example: cosmos-triton serve --deployment tiny --checkpoint-dir /tmp/checkpoints",
+    )
+    parser.set_defaults(run=_serve)
+    parser.add_argument("--deployment", choices=list(DEPLOYMENTS), required=True)
+    parser.add_argument(
+        "--checkpoint-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every one (default: this machine alone)"
+    )
+    parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="default: 8000")
+    parser.add_argument("--grpc-port", type=int, default=8001, metavar="PORT", help="default: 8001")
+    parser.add_argument("--metrics-port", type=int, default=8002, metavar="PORT", help="default: 8002")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where to write the models as served (default: a temporary folder)"
+    )
+    parser.add_argument(
+        "--tritonserver", type=Path, metavar="PATH", help="default: the one on PATH, else the one of `make setup`"
+    )
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from cosmos_triton.export.serve import serve
+    from cosmos_triton.export.triton_server import Addresses
+
+    return serve(
+        DEPLOYMENTS[args.deployment],
+        checkpoint_dir=args.checkpoint_dir,
+        addresses=Addresses(args.host, args.http_port, args.grpc_port, args.metrics_port),
+        run_dir=args.run_dir,
+        tritonserver=args.tritonserver,
+    )

@@ -1,0 +1,1 @@
+../../world_generation/1/model.py
