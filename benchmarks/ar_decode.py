@@ -143,11 +143,12 @@ class PlainDecoder:
         self.k = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
         self.v = torch.zeros_like(self.k)
         self.mask = torch.ones(config.positions, config.positions, dtype=torch.bool, device=weight.device).tril()
+        self.temperature = torch.ones(1, 1, device=weight.device)
         self.context = torch.zeros(1, 512, config.context_dim or 1, device=weight.device, dtype=weight.dtype)
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         """token [1, 1], position [1] -> the next token [1, 1]."""
-        probs = torch.softmax(self.logits(token, position).float(), dim=-1)
+        probs = torch.softmax(self.logits(token, position).float() / self.temperature, dim=-1)
         ordered, order = probs.sort(dim=-1, descending=True)
         ordered = torch.where(ordered.cumsum(-1) - ordered > 0.8, 0.0, ordered)
         ordered = ordered / ordered.sum(-1, keepdim=True)
@@ -208,7 +209,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         plain()
     copy, copied = copy_call(device)
     steps = {str(slots): decode_call(network, slots, position, device) for slots in args.slots}
-    best = best_seconds({"plain": plain, **steps}, args.steps, device)
+    ends = {at: decode_call(network, 1, at, device) for at in (config.frame_tokens, config.clip_tokens - 1)}
+    calls = {"plain": plain, **steps, **{f"at {at}": call for at, call in ends.items()}}
+    best = best_seconds(calls, args.steps, device)
     copy_gb_s = copied / best_seconds({"copy": copy}, 3, device)["copy"] / 1e9
     moved = {slots: step_bytes(network, slots, position) for slots in args.slots}
     prefill, decode = measure_clip(network, 2, device)
@@ -222,6 +225,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "step_gb": {slots: moved[slots] / 1e9 for slots in args.slots},
         "bandwidth_gb_s": {slots: moved[slots] / best[str(slots)] / 1e9 for slots in args.slots},
         "copy_bandwidth_gb_s": copy_gb_s,
+        "step_ms_at": {at: 1e3 * best[f"at {at}"] for at in ends},
+        "step_gb_at": {at: step_bytes(network, 1, at) / 1e9 for at in ends},
         "plain_tokens_per_s": 1 / best["plain"],
         "prefill_tokens_per_s": 2 * config.frame_tokens / prefill,
         "clip_seconds": {"prefill": prefill, "decode": decode},
@@ -242,6 +247,12 @@ def report(r: dict[str, Any]) -> str:
             f"{slots:>5} {rate:>9.0f} {rate / one:>6.2f} {rate / r['plain_tokens_per_s']:>8.2f}"
             f" {r['step_ms'][slots]:>8.3f} {r['step_gb'][slots]:>8.3f} {gb_s:>7.0f} {of_copy:>8.1%}"
         )
+    (first, last), gb = r["step_ms_at"], r["step_gb_at"]
+    lines.append(
+        f"one slot, from position {first} to {last}:"
+        f" time a step x {r['step_ms_at'][last] / r['step_ms_at'][first]:.2f},"
+        f" bytes it must read x {gb[last] / gb[first]:.2f}"
+    )
     clip = r["clip_seconds"]
     lines.append(
         f"one clip from 9 frames, one slot: prefill {clip['prefill']:.2f} s"

@@ -120,7 +120,7 @@ def _tiny(*, context_dim: int | None = None) -> ARConfig:
         ffn_dim=128,
         n_heads=4,
         n_kv_heads=2,
-        head_dim=24,
+        head_dim=16,
         vocab_size=1000,
         latent_shape=(5, 10, 16),
         context_dim=context_dim,
@@ -299,9 +299,9 @@ class ARTransformer(nn.Module):
             rows=rows,
             length=length,
             mask=None if length == width else self._mask(rows, length),
-            cos=self.rope_cos[known][:, :, None],
-            sin=self.rope_sin[known][:, :, None],
-            absolute=None if self.absolute is None else self.absolute[known].to(self.rope_cos.dtype),
+            cos=F.embedding(known, self.rope_cos)[:, :, None],
+            sin=F.embedding(known, self.rope_sin)[:, :, None],
+            absolute=None if self.absolute is None else F.embedding(known, self.absolute).to(self.rope_cos.dtype),
         )
         x = self.tok_embeddings(tokens)  # [S, W, C]
         for index, layer in enumerate(self.layers):

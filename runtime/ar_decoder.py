@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cosmos_triton.networks.ar_transformer import ARTransformer
 from cosmos_triton.networks.kv_cache import KVCache
-from cosmos_triton.runtime.sampling import exponential_noise, noise_key, sample
+from cosmos_triton.runtime.sampling import exponential_noise, noise_key, sample, token_keys
 
 PREFILL_CHUNK = 1024
 LENGTH_STEP = 256  # cache rows are read in multiples of this: few shapes, and little read in vain
@@ -70,6 +70,7 @@ class Decoder:
         self.known = per_slot(torch.int64) + 1  # tokens that are right; 1 in an idle slot
         self.goal = per_slot(torch.int64)  # tokens to reach; 0 in an idle slot
         self.noise_keys = per_slot(torch.int64)
+        self.token_keys = token_keys(config.vocab_size, weight.device)  # [V]
         self.temperature = per_slot(torch.float32, 1, 1)
         self.top_p = per_slot(torch.float32, 1, 1)
 
@@ -142,16 +143,16 @@ class Decoder:
         rows = starts[:, None] + torch.arange(window, device=self.device)  # [S, W]
         fed = self.history.gather(1, rows)
         logits = self.network(fed, starts, self.cache, length=length or self.cache.k.shape[3])  # [S, W, V]
-        noise = self.noise(self.noise_keys, rows + 1, self.config.vocab_size)
+        noise = self.noise(self.noise_keys, rows + 1, self.token_keys)
         drawn = sample(logits, noise, temperature=self.temperature, top_p=self.top_p)  # [S, W]
-        accepted = torch.ones_like(starts)
         self.history.scatter_(1, rows + 1, drawn)
+        right: Tensor | int = 1
         if window > 1:
-            accepted += (fed[:, 1:] == drawn[:, :-1]).cumprod(dim=1).sum(dim=1)
+            right = (fed[:, 1:] == drawn[:, :-1]).cumprod(dim=1).sum(dim=1) + 1
             untried = rows[:, 1:] + window
             earlier = (untried - self.config.frame_tokens).clamp(min=0)
             self.history.scatter_(1, untried, self.history.gather(1, earlier))
-        self.known += torch.minimum(accepted, (self.goal - self.known).clamp(min=0))
+        self.known += (self.goal - self.known).clamp(min=0).clamp(max=right)
 
     def read_known(self) -> list[int]:
         """How many tokens of each slot are right."""

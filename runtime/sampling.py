@@ -53,26 +53,30 @@ def noise_key(seed: int) -> int:
     return int(_mix(torch.tensor(seed) + _GOLDEN))
 
 
-def exponential_noise(keys: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
+def token_keys(vocab_size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Every token's number, scrambled once for all, [V] int64."""
+    return _mix(torch.arange(vocab_size, device=device) * _GOLDEN)
+
+
+def exponential_noise(keys: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     """Exponential noise of mean 1 for every token at every position, [S, W, V] fp32.
 
     Args:
         keys: [S] int64, the `noise_key` of each slot's request.
         positions: [S, W] int64, of the token that is drawn.
+        tokens: [V] int64, the `token_keys`.
     """
-    tokens = torch.arange(vocab_size, device=keys.device)
     place = _mix(keys[:, None] + positions)  # [S, W]
-    bits = _mix(place[..., None] + tokens)  # [S, W, V], of which the high ones are used
-    # 40 bits, rounded to fp32: fine steps near 0, where unlikely tokens win, and never 0 or 1
-    uniform = ((_shift_right(bits, 24).float() + 0.5) * 2.0**-40).clamp(max=1 - 2.0**-24)
+    bits = (place[..., None] ^ tokens) * _MIX_1  # [S, W, V]; both sides are scrambled, so one product spreads them
+    # The 40 high bits, rounded to fp32: fine steps near 0, where unlikely tokens win, and never 0.
+    uniform = (_shift_right(bits, 24).float() + 0.5) * 2.0**-40
     return -torch.log1p(-uniform)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser: every output bit depends on every input bit."""
+    """SplitMix64's finaliser without its last step, which serves only the low bits: nobody reads those."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+    return (x ^ _shift_right(x, 27)) * _MIX_2
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

