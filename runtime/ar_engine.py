@@ -101,6 +101,7 @@ class AREngine:
         """
         self.decoder.check(prompt)
         request = Request(prompt, on_frame)
+        request.future.set_running_or_notify_cancel()  # from here on only the engine ends it
         with self._changed:
             if self._closing or self.error is not None:
                 raise EngineStopped(f"the engine has stopped: {self.error or 'shutting down'}")

@@ -138,6 +138,13 @@ def test_a_prompt_that_does_not_fit_is_refused_before_it_waits(engine: AREngine)
         engine.submit(Prompt(torch.empty(0, dtype=torch.int64)))
 
 
+def test_a_future_that_is_cancelled_by_itself_does_not_stop_the_engine(engine: AREngine) -> None:
+    request = engine.submit(random_prompt(BASE))
+    assert not request.future.cancel()
+    request.future.result(TIMEOUT)
+    assert engine.healthy
+
+
 def test_closing_finishes_what_runs_and_refuses_what_waits() -> None:
     decoder = Brake(random_transformer(BASE), 1)
     engine = AREngine(decoder)
