@@ -7,10 +7,11 @@ and the pipeline reads it back.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ Array = NDArray[Any]
 
 
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+PROGRESS_BYTES = 120
 
 
 class StageError(Exception):
@@ -80,12 +82,26 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
-    """The jobs that somebody waits for, as one empty file each.
+class Progress:
+    """How far `stage` is with a job, in the words of the process that works on it."""
 
-    The server does not pass a cancellation from a pipeline on to its stages, and a stage at work on one request does
-    not see the next: it looks here. And since a job's id is a secret until the job has ended, nobody but a pipeline can
-    have a stage work, past the guardrails.
+    stage: str
+    done: int
+    total: int
+    pid: int
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done == self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The jobs that somebody waits for, as one file each; in it, the progress of the stage that is at work.
+
+    The server passes no cancellation from a pipeline on to its stages, and from the stages neither progress nor,
+    between two answers, the news of a death: both sides look here. And since a job's id is a secret until the job has
+    ended, nobody but a pipeline can have a stage work, past the guardrails.
     """
 
     folder: Path
@@ -109,6 +125,35 @@ class Jobs:
         if not re.fullmatch("[0-9a-f]{32}", job) or not self.is_wanted(job):
             raise Cancelled
         return job
+
+    def report(self, job: str, stage: str, done: int, total: int) -> None:
+        """Raises Cancelled if nobody waits for the job any more."""
+        content = json.dumps(asdict(Progress(stage, done, total, os.getpid())))
+        try:
+            file = os.open(self.folder / job, os.O_WRONLY)
+        except FileNotFoundError:
+            raise Cancelled from None
+        try:
+            os.pwrite(file, content.ljust(PROGRESS_BYTES).encode(), 0)  # at one go: a reader never sees half of it
+        finally:
+            os.close(file)
+
+    def progress(self, job: str) -> Progress | None:
+        """What was reported last."""
+        try:
+            content = (self.folder / job).read_bytes()
+        except FileNotFoundError:
+            return None
+        return Progress(**json.loads(content)) if content else None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that its parent has not asked after yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
 
 
 def optional_array(request: Any, name: str) -> Array | None:
@@ -165,18 +210,12 @@ def describe(error: BaseException) -> tuple[str, str]:
     return "INTERNAL", f"{type(error).__name__}: {error}"
 
 
-def failure(code: str, message: str) -> Any:
-    return pb.InferenceResponse(error=pb.TritonError(tagged(code, message), getattr(pb.TritonError, code)))
-
-
-def fail_stream(stage: str, sender: Any, job: str, error: BaseException) -> None:
-    """End the answers of a decoupled stage. An error behind other answers would hang the pipeline that reads them: it
-    is sent as data.
-    """
+def failure(stage: str, request_id: str, error: BaseException) -> Any:
+    """The response for what went wrong, which the log is told as well."""
     code, message = describe(error)
-    _log(code, f"{stage} {job}: {message}")
-    event = json_tensor("event", {"error": tagged(code, message)})
-    sender.send(pb.InferenceResponse([event]), flags=FINAL)
+    log = pb.Logger.log_error if code == "INTERNAL" else pb.Logger.log_info
+    log(f"{stage} {request_id}: {tagged(code, message)}")
+    return pb.InferenceResponse(error=pb.TritonError(tagged(code, message), getattr(pb.TritonError, code)))
 
 
 def answer_each(stage: str, requests: Sequence[Any], work: Callable[[Any], list[Any]]) -> list[Any]:
@@ -186,12 +225,5 @@ def answer_each(stage: str, requests: Sequence[Any], work: Callable[[Any], list[
         try:
             responses.append(pb.InferenceResponse(work(request)))
         except Exception as error:
-            code, message = describe(error)
-            _log(code, f"{stage} {request.request_id()}: {message}")
-            responses.append(failure(code, message))
+            responses.append(failure(stage, request.request_id(), error))
     return responses
-
-
-def _log(code: str, message: str) -> None:
-    log = pb.Logger.log_error if code == "INTERNAL" else pb.Logger.log_info
-    log(message)

@@ -31,6 +31,8 @@ VERSION = version("cosmos-triton")
 WATCH_SECONDS = 0.05
 TAG = re.compile(r"\[(INVALID_ARG|UNAVAILABLE|CANCELLED|INTERNAL)\] ")
 AWAY = ("Exceeds maximum queue size", "Request timeout expired", "is not ready", "unknown model")
+DEAD = "is not healthy"  # so the server calls a stage whose process has died
+REPORTING = {"ar_sampler", "diffusion_decoder"}  # these tell how far they are
 IMAGE_FAILURES = {"4b": 15, "5b-video2world": 7}  # per cent of 100 clips, as published with the models
 
 
@@ -49,12 +51,14 @@ class Job:
     request: GenerationRequest
     visual_input: Array
     sender: Any
-    streams: bool  # whether somebody listens to events; nobody does once the answer is out
+    streams: bool  # whether somebody listens to events
+    has_ended: bool = False  # a stage that is no longer waited for may still answer
+    progress: glue.Progress | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     report: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "guardrails": [], "warnings": []})
 
     def event(self, stage: str, done: int, total: int) -> None:
-        if self.streams:
+        if self.streams and not self.has_ended:
             event = glue.json_tensor("event", {"stage": stage, "done": done, "total": total})
             self.sender.send(pb.InferenceResponse([event]))
 
@@ -70,7 +74,6 @@ class Orchestrator:
         self.loop.set_default_executor(ThreadPoolExecutor(2 * self.max_jobs))
         self.thread = threading.Thread(target=self.loop.run_forever, name="pipelines", daemon=True)
         self.thread.start()
-        self.watcher = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -78,13 +81,11 @@ class Orchestrator:
             try:
                 job = self._accept(request, sender)
             except Exception as error:
-                pb.Logger.log_info(f"{self.settings.name} {request.request_id()!r}: refused: {error}")
-                self._fail(sender, error)
+                sender.send(glue.failure(self.settings.name, repr(request.request_id()), error), flags=glue.FINAL)
             else:
                 asyncio.run_coroutine_threadsafe(self._run(job), self.loop)
 
     def finalize(self) -> None:
-        self.watcher.cancel()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
 
@@ -101,14 +102,6 @@ class Orchestrator:
         self._log(job, f"started for request {request.request_id()!r}")
         return job
 
-    async def _watch(self) -> None:
-        """Tell the stages of the jobs that nobody waits for any more."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            for job in list(self.jobs.values()):
-                if job.sender.is_cancelled():
-                    self.settings.jobs.end(job.id)
-
     async def _run(self, job: Job) -> None:
         started = time.monotonic()
         try:
@@ -117,8 +110,7 @@ class Orchestrator:
             video, outcome = b"", {"outcome": blocked.outcome, "reason": str(blocked)}
         except Exception as error:
             self._end(job)
-            self._log(job, f"failed: {glue.tagged(*glue.describe(error))}")
-            self._fail(job.sender, error)
+            job.sender.send(glue.failure(self.settings.name, job.id, error), flags=glue.FINAL)
             return
         self._end(job)
         seconds = round(time.monotonic() - started, 3)
@@ -128,12 +120,9 @@ class Orchestrator:
         job.sender.send(pb.InferenceResponse([glue.string_tensor("video", video), report]), flags=glue.FINAL)
 
     def _end(self, job: Job) -> None:
-        job.streams = False  # a stage that is no longer waited for may still answer
+        job.has_ended = True
         del self.jobs[job.id]
         self.settings.jobs.end(job.id)
-
-    def _fail(self, sender: Any, error: Exception) -> None:
-        sender.send(glue.failure(*glue.describe(error)), flags=glue.FINAL)
 
     def _log(self, job: Job, message: str) -> None:
         pb.Logger.log_info(f"{self.settings.name} {job.id}: {message}")
@@ -156,13 +145,13 @@ class Orchestrator:
             "temperature": np.array([request.temperature], np.float32),
             "top_p": np.array([request.top_p], np.float32),
         }
-        clip = await self._stream(job, "ar_sampler", "tokens", sampling | _optional("context", context))
+        clip = await self._sample(job, sampling | _optional("context", context))
         report["tokens_sha256"] = hashlib.sha256(clip.astype("<i4").tobytes()).hexdigest()
         if request.disable_diffusion_decoder:
             video = (await self._call(job, "video_tokenizer_decoder", {"tokens": clip}))["video"]
         else:
             batch = {"tokens": clip[None]} | _optional("context", None if context is None else context[None])
-            video = (await self._stream(job, "diffusion_decoder", "video", batch))[0]
+            video = (await self._call(job, "diffusion_decoder", batch))["video"][0]
         checked = await self._call(job, "video_guardrail", {"video": video})
         verdict = self._read_verdict(job, checked["verdict"], "video_blocked")
         report["faces_blurred"] = verdict["faces_blurred"]
@@ -215,55 +204,74 @@ class Orchestrator:
         return verdict
 
     async def _call(self, job: Job, stage: str, inputs: dict[str, Array]) -> dict[str, Array]:
-        """One answer of a stage, by tensor."""
-        self._check_cancelled(job)
-        job.event(stage, 0, 1)
+        """The answer of a stage, by tensor; in the report, how long it took.
+
+        Raises:
+            StageError: the stage failed, or died, or nobody waits any more.
+        """
+        if stage not in REPORTING:
+            job.event(stage, 0, 1)
         started = time.monotonic()
-        response = await self._request(job, stage, inputs).async_exec()
-        outputs = _outputs(stage, response)
-        self._note_time(job, stage, started)
-        job.event(stage, 1, 1)
+        outputs = await self._ask(job, stage, inputs)
+        self._note_end(job, stage, started)
         return outputs
 
-    async def _stream(self, job: Job, stage: str, result: str, inputs: dict[str, Array]) -> Array:
-        """The last answer of a decoupled stage; the events before it go to whoever listens."""
-        self._check_cancelled(job)
+    async def _sample(self, job: Job, inputs: dict[str, Array]) -> Array:
+        """The tokens of the clip [5, h, w].
+
+        ar_sampler works on between its answers: the first says that it has begun, the second brings the tokens. One
+        answer, given late, would never come if the process died, and the server would wait for it for ever.
+        """
         started = time.monotonic()
+        await self._ask(job, "ar_sampler", inputs)
+        while not (job.progress and job.progress.is_complete):
+            await asyncio.sleep(WATCH_SECONDS)
+            self._look_after(job, "ar_sampler")
+        outputs = await self._ask(job, "ar_sampler", {})
+        self._note_end(job, "ar_sampler", started)
+        return outputs["tokens"]
 
-        def collect() -> Array:
-            found = None
-            for response in self._request(job, stage, inputs).exec(decoupled=True):
-                outputs = _outputs(stage, response)
-                if "event" in outputs:
-                    event = json.loads(outputs["event"].reshape(-1)[0])
-                    if "error" in event:
-                        raise _failed(stage, event["error"])
-                    job.event(stage, event["done"], event["total"])
-                found = outputs.get(result, found)
-            if found is None:
-                raise _failed(stage, "ended without an answer")
-            return found
-
-        answer = await self.loop.run_in_executor(None, collect)
-        self._note_time(job, stage, started)
-        return answer
-
-    def _note_time(self, job: Job, stage: str, started: float) -> None:
-        job.report["seconds"][stage] = seconds = round(time.monotonic() - started, 3)
-        self._log(job, f"{stage} took {seconds} s")
-
-    def _request(self, job: Job, stage: str, inputs: dict[str, Array]) -> Any:
-        return pb.InferenceRequest(
+    async def _ask(self, job: Job, stage: str, inputs: dict[str, Array]) -> dict[str, Array]:
+        self._check_wanted(job)
+        request = pb.InferenceRequest(
             model_name=stage,
             requested_output_names=OUTPUTS[stage],
             inputs=[pb.Tensor(name, values) for name, values in inputs.items()],
             request_id=job.id,
             parameters={"job": job.id},
         )
+        answer = self.loop.run_in_executor(None, request.exec)
+        while not (await asyncio.wait({answer}, timeout=WATCH_SECONDS))[0]:
+            self._look_after(job, stage)
+        response = answer.result()
+        if response.has_error():
+            raise _failed(stage, response.error().message())
+        return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
 
-    def _check_cancelled(self, job: Job) -> None:
-        if job.sender.is_cancelled():
+    def _look_after(self, job: Job, stage: str) -> None:
+        """Hand on the news of a stage at work. An end of its process, or of the interest in it, is not waited out."""
+        self._check_wanted(job)
+        progress = self.settings.jobs.progress(job.id)
+        if progress is None or progress.stage != stage:
+            return
+        if not glue.is_alive(progress.pid):
+            raise _failed(stage, DEAD)
+        if progress != job.progress:
+            job.progress = progress
+            job.event(stage, progress.done, progress.total)
+
+    def _check_wanted(self, job: Job) -> None:
+        if job.has_ended or job.sender.is_cancelled():
             raise Cancelled
+
+    def _note_end(self, job: Job, stage: str, started: float) -> None:
+        job.report["seconds"][stage] = seconds = round(time.monotonic() - started, 3)
+        self._log(job, f"{stage} took {seconds} s")
+        progress = job.progress
+        if not (progress and progress.stage == stage):
+            job.event(stage, 1, 1)
+        elif not progress.is_complete:
+            job.event(stage, progress.total, progress.total)
 
 
 OUTPUTS = {
@@ -271,8 +279,8 @@ OUTPUTS = {
     "text_guardrail": ["verdict"],
     "text_encoder": ["context"],
     "video_tokenizer_encoder": ["tokens"],
-    "ar_sampler": ["event", "tokens"],
-    "diffusion_decoder": ["event", "video"],
+    "ar_sampler": ["tokens"],
+    "diffusion_decoder": ["video"],
     "video_tokenizer_decoder": ["video"],
     "video_guardrail": ["video", "verdict"],
     "media_encoder": ["mp4"],
@@ -283,18 +291,12 @@ def _failed(stage: str, message: str) -> StageError:
     """The exception for an error that a stage answered with."""
     if found := TAG.search(message):
         code, detail = found[1], message[found.end() :]
-    elif "is not healthy" in message:
+    elif DEAD in message:
         code, detail = "INTERNAL", "its process died"
     else:  # of the server itself
         code = "UNAVAILABLE" if any(sign in message for sign in AWAY) else "INTERNAL"
         detail = message.strip().splitlines()[0]
     return StageError(code, detail if code == "INVALID_ARG" else f"{stage}: {detail}")
-
-
-def _outputs(stage: str, response: Any) -> dict[str, Array]:
-    if response.has_error():
-        raise _failed(stage, response.error().message())
-    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
 
 
 def _optional(name: str, value: Array | None) -> dict[str, Array]:

@@ -1,12 +1,15 @@
 """The stage ar_sampler: input tokens -> the tokens of the whole clip, through one engine for all requests.
 
-`execute` hands a request to the engine and returns; the engine's thread answers when the clip is done. The server's own
-queue, statistics and cancellation do not reach such a model: admission and metrics are here.
+A clip takes two requests: one with inputs, answered as soon as the engine has taken the job, and, when the job's
+progress is complete, one without, answered with the tokens. So no answer is ever outstanding for long, and requests
+join the running ones step by step. The server's own queue and statistics do not see the work: admission and metrics
+are here.
 """
 
 import os
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from cosmos_triton.runtime.ar_engine import AREngine, EngineBusy, EngineStopped,
 from cosmos_triton.runtime.stages import Stages
 
 CODES = {EngineBusy: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
+NAME = "ar_sampler"
 WATCH_SECONDS = 0.05
 
 
@@ -28,23 +32,27 @@ class TritonPythonModel:
         slots, waiting = (int(settings.parameters[name]) for name in ("slots", "max_waiting"))
         self.jobs = settings.jobs
         self.engine = AREngine(stages.ar_decoder(slots), max_waiting=waiting)
-        self.running = {}  # engine request -> job
+        self.generations = {}  # by job, until they are collected
         self.metrics = Metrics()
         self.stopping = threading.Event()
         self.watcher = threading.Thread(target=self.watch, name="ar-watcher", daemon=True)
         self.watcher.start()
 
     def execute(self, requests):
-        for request in requests:
-            sender = request.get_response_sender()
-            try:
-                self.submit(request, sender)
-            except Exception as error:
-                glue.fail_stream("ar_sampler", sender, request.request_id(), translated(error))
+        return glue.answer_each(NAME, requests, self.answer)
 
-    def submit(self, request, sender):
-        job = self.jobs.of(request)
-        tokens, context = glue.array(request, "tokens"), glue.optional_array(request, "context")
+    def answer(self, request):
+        job, tokens = self.jobs.of(request), glue.optional_array(request, "tokens")
+        try:
+            if tokens is not None:
+                self.submit(job, tokens, request)
+                return []
+            return [pb.Tensor("tokens", self.collect(job))]
+        except tuple(CODES) as error:
+            raise glue.StageError(CODES[type(error)], str(error)) from error
+
+    def submit(self, job, tokens, request):
+        context = glue.optional_array(request, "context")
         prompt = Prompt(
             torch.from_numpy(tokens).long().flatten(),
             seed=glue.scalar(request, "seed"),
@@ -52,30 +60,34 @@ class TritonPythonModel:
             top_p=glue.scalar(request, "top_p"),
             context=None if context is None else torch.from_numpy(context.copy()),
         )
+        total = self.engine.decoder.config.latent_shape[0]
 
-        def on_frame(done, total):
-            sender.send(pb.InferenceResponse([glue.json_tensor("event", {"done": done, "total": total})]))
+        def tell(done):
+            with suppress(glue.Cancelled):  # the watch sees to it
+                self.jobs.report(job, NAME, done, total)
 
-        on_frame(len(tokens), self.engine.decoder.config.latent_shape[0])
-        generation = self.engine.submit(prompt, on_frame=on_frame)
-        self.running[generation] = job
-        generation.future.add_done_callback(lambda _: self.finish(generation, job, sender))
+        def on_frame(done, _):
+            if done < total:  # the last is told when the tokens can be collected
+                tell(done)
 
-    def finish(self, generation, job, sender):
-        self.running.pop(generation, None)
-        error = generation.future.exception()
-        if error is not None:
-            glue.fail_stream("ar_sampler", sender, job, translated(error))
-            return
-        tokens = pb.Tensor("tokens", generation.future.result().numpy().astype(np.int32))
-        sender.send(pb.InferenceResponse([tokens]), flags=glue.FINAL)
+        tell(len(tokens))
+        self.generations[job] = generation = self.engine.submit(prompt, on_frame=on_frame)
+        generation.future.add_done_callback(lambda _: tell(total))
+
+    def collect(self, job):
+        generation = self.generations.pop(job, None)
+        if generation is None:
+            raise glue.StageError("INTERNAL", "ar_sampler was loaded anew, and has lost the clip")
+        return generation.future.result().numpy().astype(np.int32)
 
     def watch(self):
         """Pass cancellations to the engine, keep the metrics, and end the process if the engine has died."""
         while not self.stopping.wait(WATCH_SECONDS):
-            for generation, job in list(self.running.items()):
+            for job, generation in list(self.generations.items()):
                 if not self.jobs.is_wanted(job):
                     generation.cancel()
+                    self.generations.pop(job, None)
+                    pb.Logger.log_info(f"{NAME} {job}: the request was cancelled")
             self.metrics.update(self.engine.stats())
             if not self.engine.healthy:
                 pb.Logger.log_error(f"ar_sampler: the engine has died, and this process with it: {self.engine.error!r}")
@@ -86,11 +98,6 @@ class TritonPythonModel:
         self.stopping.set()
         self.watcher.join()
         self.engine.close(timeout=60)
-
-
-def translated(error):
-    code = CODES.get(type(error))
-    return error if code is None else glue.StageError(code, str(error))
 
 
 class Metrics:

@@ -1,4 +1,6 @@
-"""The stage diffusion_decoder: tokens -> video. Decoupled, to tell how far it is; the work is done within execute."""
+"""The stage diffusion_decoder: tokens -> video; the requests of a batch are denoised together."""
+
+from contextlib import suppress
 
 import torch
 import triton_python_backend_utils as pb
@@ -16,45 +18,44 @@ class TritonPythonModel:
         self.decoder, self.generic_context = stages.diffusion_decoder(), stages.generic_context().float()
 
     def execute(self, requests):
-        batch, senders = {}, {}  # by job
+        batch, error = {}, None
         for request in requests:
-            sender = request.get_response_sender()
-            try:
-                job = self.jobs.of(request)
-            except glue.Cancelled as error:
-                glue.fail_stream("diffusion_decoder", sender, request.request_id(), error)
-            else:
-                batch[job], senders[job] = request, sender
-        if batch:
-            self.run(batch, senders)
+            with suppress(glue.Cancelled):
+                batch[self.jobs.of(request)] = request
+        try:
+            videos = self.decode(batch) if batch else {}
+        except Exception as caught:
+            error = caught
 
-    def run(self, batch, senders):
-        """Answer the jobs of a batch; who cancels is answered at once, and the last to do so ends the work."""
+        def answer(request):
+            job = self.jobs.of(request)
+            if error is not None:
+                raise error
+            return [pb.Tensor("video", videos[job])]
+
+        return glue.answer_each("diffusion_decoder", requests, answer)
+
+    def decode(self, batch):
+        """uint8 videos [1, 33, H, W, 3] by job.
+
+        Raises:
+            Cancelled: nobody waits for any of them any more. Who leaves others behind has the work done for nothing.
+        """
 
         def on_step(done, total):
-            for job in [job for job in senders if not self.jobs.is_wanted(job)]:
-                glue.fail_stream("diffusion_decoder", senders.pop(job), job, glue.Cancelled())
-            if not senders:
+            waited_for = 0
+            for job in batch:
+                with suppress(glue.Cancelled):
+                    self.jobs.report(job, "diffusion_decoder", done, total)
+                    waited_for += 1
+            if not waited_for:
                 raise glue.Cancelled
-            for sender in senders.values():
-                sender.send(pb.InferenceResponse([glue.json_tensor("event", {"done": done, "total": total})]))
 
-        try:
-            videos = self.decode(batch.values(), on_step)
-        except Exception as error:
-            for job, sender in senders.items():
-                glue.fail_stream("diffusion_decoder", sender, job, error)
-            return
-        for job, video in zip(batch, videos, strict=True):
-            if job in senders:
-                senders[job].send(pb.InferenceResponse([pb.Tensor("video", video[None])]), flags=glue.FINAL)
-
-    def decode(self, requests, on_step):
-        """uint8 videos [33, H, W, 3], one a request; the requests of a batch are denoised together."""
+        requests = batch.values()
         tokens = torch.cat([torch.from_numpy(glue.array(request, "tokens")) for request in requests])  # [B, 5, h, w]
         contexts = [glue.optional_array(request, "context") for request in requests]
         context = torch.cat([self.generic_context[None] if c is None else torch.from_numpy(c) for c in contexts])
         video = self.decoder.decode(
             tokens.to(self.device).long(), context.to(self.device), frames=self.frames, on_step=on_step
         )
-        return [to_uint8(clip).cpu().numpy() for clip in video]
+        return {job: to_uint8(clip)[None].cpu().numpy() for job, clip in zip(batch, video, strict=True)}

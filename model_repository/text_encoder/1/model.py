@@ -1,10 +1,12 @@
 """The stage text_encoder: prompts -> T5 embeddings, as many at once as are waiting."""
 
-from itertools import chain
+from contextlib import suppress
 
+import numpy as np
 import triton_python_backend_utils as pb
 
 from cosmos_triton.model_repository import glue
+from cosmos_triton.runtime.errors import InvalidInput
 from cosmos_triton.runtime.stages import Stages
 
 
@@ -15,15 +17,20 @@ class TritonPythonModel:
 
     def execute(self, requests):
         try:
-            prompts = [glue.texts(request, "prompt") for request in requests]
-            contexts = self.encoder.encode(list(chain(*prompts))).float().cpu().numpy()  # [B, 512, X]
+            contexts = iter(self.encode(requests))
         except Exception as error:
-            code, message = glue.describe(error)
-            pb.Logger.log_error(f"text_encoder: {message}")
-            return [glue.failure(code, f"text_encoder: {message}") for _ in requests]
-        responses, first = [], 0
-        for batch in prompts:
-            own = contexts[first : first + len(batch)]
-            responses.append(pb.InferenceResponse([pb.Tensor("context", own)]))
-            first += len(batch)
-        return responses
+            return [glue.failure("text_encoder", request.request_id(), error) for request in requests]
+
+        def answer(request):
+            own = [next(contexts) for _ in glue.texts(request, "prompt")]
+            return [pb.Tensor("context", np.stack(own))]
+
+        return glue.answer_each("text_encoder", requests, answer)
+
+    def encode(self, requests):
+        """Embeddings [512, X] of all prompts, one after the other."""
+        prompts = []
+        for request in requests:
+            with suppress(InvalidInput):  # of which its own answer will tell
+                prompts += glue.texts(request, "prompt")
+        return self.encoder.encode(prompts).float().cpu().numpy() if prompts else []

@@ -1,0 +1,60 @@
+"""A stand-in for any stage that runs a network: it takes a constant time, and answers as at full size.
+
+What it answers is its own, only the video guardrail hands on what it was given. The video is the project's sample clip
+rather than noise, since media_encoder's time depends on what is to be seen.
+"""
+
+import threading
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from cosmos_triton.client.sample_media import EVENING, draw
+from cosmos_triton.model_repository import glue
+from cosmos_triton.runtime.media_encode import FPS
+
+STRIDE = 16  # pixels a token
+CLIP_LATENTS = 5
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        settings = glue.Settings.read(args)
+        self.deployment, self.jobs = settings.deployment, settings.jobs
+        self.seconds = float(settings.parameters["standin_seconds"])
+        self.name, self.answer = settings.name, getattr(self, settings.name)
+        if settings.name in ("diffusion_decoder", "video_tokenizer_decoder"):
+            self.clip = np.stack([draw(i / FPS, EVENING) for i in range(self.deployment.frames)])  # [T, H, W, 3]
+
+    def execute(self, requests):
+        return glue.answer_each(self.name, requests, self.answer_in_time)
+
+    def answer_in_time(self, request):
+        if self.name != "ar_sampler":  # which works between its two answers
+            time.sleep(self.seconds)
+        return self.answer(request)
+
+    def tokens(self, latents):
+        height, width = self.deployment.height // STRIDE, self.deployment.width // STRIDE
+        return [pb.Tensor("tokens", np.zeros((latents, height, width), np.int32))]
+
+    def video_tokenizer_encoder(self, request):
+        return self.tokens(1 + (len(glue.array(request, "frames")) - 1) // 8)
+
+    def ar_sampler(self, request):
+        if glue.optional_array(request, "tokens") is None:
+            return self.tokens(CLIP_LATENTS)
+        done = (self.jobs.of(request), self.name, CLIP_LATENTS, CLIP_LATENTS)
+        threading.Timer(self.seconds, self.jobs.report, done).start()
+        return []
+
+    def diffusion_decoder(self, request):
+        return [pb.Tensor("video", self.clip[None])]  # with the batch dimension
+
+    def video_tokenizer_decoder(self, request):
+        return [pb.Tensor("video", self.clip)]
+
+    def video_guardrail(self, request):
+        verdict = {"safe": True, "guardrail": "stand-in", "reason": "", "checks": [], "faces_blurred": 0}
+        return [pb.Tensor("video", glue.array(request, "video")), glue.json_tensor("verdict", verdict)]

@@ -1,0 +1,99 @@
+"""A request that nobody waits for any more stops, in whichever stage it is, and leaves its place to the next.
+
+Nothing of this is the server's own doing: it does not pass a cancellation on to the stages of a pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from pipeline.pipeline_server import CLIP, TRITON, PipelineServer, seconds_until, tensor
+
+from cosmos_triton.client import DeadlineExceeded, Event, Generation, WorldClient
+
+STOP_SECONDS = 1.0
+SLOTS = 4
+
+
+def follow(updates: Iterator[Event | Generation], stage: str) -> Event:
+    """Up to a stage's first news from its midst."""
+    for update in updates:
+        assert isinstance(update, Event), f"{stage} has ended too early"
+        if update.stage == stage and 0 < update.done < update.total:
+            return update
+    raise AssertionError(f"{stage} has not begun")
+
+
+def cancellations(server: PipelineServer, model: str) -> int:
+    """How often the log says that a model gave a request up."""
+    return sum(f'"{model} ' in line and "the request was cancelled" in line for line in server.log.splitlines())
+
+
+@pytest.mark.parametrize("stage", ["ar_sampler", "diffusion_decoder"])
+def test_stage_stops_within_a_second(base: PipelineServer, stage: str) -> None:
+    usual = base.generate().report["seconds"]
+    stopped, ended = cancellations(base, stage), cancellations(base, "world_generation_stream")
+    guarded = base.runs("video_guardrail")
+    with base.stream() as updates:
+        follow(updates, stage)
+    seconds_until(lambda: cancellations(base, stage) == stopped + 1, at_most=STOP_SECONDS)
+    seconds_until(lambda: cancellations(base, "world_generation_stream") == ended + 1, at_most=STOP_SECONDS)
+    again = base.generate().report["seconds"]
+    for name, seconds in again.items():
+        assert seconds < 2 * usual[name] + 0.5, name
+    assert base.runs("video_guardrail") == guarded + 1  # of the request just made
+
+
+def test_cancelled_clips_free_their_slots(base: PipelineServer) -> None:
+    cancelled = base.metric("cosmos_ar_cancelled")
+    with ExitStack() as stack:
+        streams = [stack.enter_context(base.stream(seed=seed)) for seed in range(SLOTS)]
+        for updates in streams:
+            next(updates)  # only now it is sent
+        seconds_until(lambda: base.metric("cosmos_ar_running") > 1, at_most=20)
+    seconds_until(lambda: base.metric("cosmos_ar_running") == 0, at_most=STOP_SECONDS)
+    assert base.metric("cosmos_ar_cancelled") > cancelled
+    assert base.generate().report["outcome"] == "generated"
+
+
+def test_plain_call_is_cancelled_too(base: PipelineServer) -> None:
+    grpc = TRITON["grpc"]
+    ended = cancellations(base, "world_generation")
+    answers: list[Any] = []
+    with grpc.InferenceServerClient(base.grpc_url) as client:
+        held = [tensor(grpc, "visual_input", np.array([CLIP], np.object_))]
+        call = client.async_infer("world_generation", held, lambda result, error: answers.append(error))
+        seconds_until(lambda: base.metric("cosmos_ar_running") == 1, at_most=10)
+        call.cancel()
+        seconds_until(lambda: cancellations(base, "world_generation") == ended + 1, at_most=STOP_SECONDS)
+        seconds_until(lambda: base.metric("cosmos_ar_running") == 0, at_most=STOP_SECONDS)
+        seconds_until(lambda: bool(answers), at_most=10)
+    assert "cancelled" in str(answers[0]).lower()
+
+
+def test_deadline_stops_the_work(base: PipelineServer) -> None:
+    ended = cancellations(base, "world_generation_stream")
+    with WorldClient(base.grpc_url) as client, pytest.raises(DeadlineExceeded):
+        client.generate(CLIP, deadline=0.8)
+    seconds_until(lambda: cancellations(base, "world_generation_stream") == ended + 1, at_most=2 * STOP_SECONDS)
+
+
+def test_who_is_decoded_in_the_same_batch_is_served(base: PipelineServer) -> None:
+    with ExitStack() as stack:
+        streams = [stack.enter_context(base.stream(seed=seed)) for seed in range(4)]
+        for updates in streams:
+            next(updates)
+        before = base.runs("diffusion_decoder"), base.statistics("diffusion_decoder")["execution_count"]
+        *staying, leaving = streams
+        follow(leaving, "diffusion_decoder")
+        leaving.close()
+        for updates in staying:
+            last = list(updates)[-1]
+            assert isinstance(last, Generation)
+            assert last.video
+    runs, batches = base.runs("diffusion_decoder"), base.statistics("diffusion_decoder")["execution_count"]
+    assert batches - before[1] < runs - before[0]

@@ -1,0 +1,112 @@
+"""A stage's process is killed while it works: the request ends, readiness tells the truth, and the pipeline comes back.
+
+These tests come last of all that use the server: each puts it through a recovery.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from pipeline.pipeline_server import PipelineServer
+
+from cosmos_triton.client import Event, Generation, ServerFailed, ServerUnreachable
+
+FAILED = 15  # seconds within which the request must have ended
+UNREADY = 5  # within which /v2/health/ready says so
+RECOVERED = 30  # within which the deployment generates again
+BRIEF = [
+    "media_decoder",
+    "text_guardrail",
+    "text_encoder",
+    "video_tokenizer_encoder",
+    "video_tokenizer_decoder",
+    "video_guardrail",
+    "media_encoder",
+]
+LONG = ["ar_sampler", "diffusion_decoder"]
+
+
+def kill_at(
+    server: PipelineServer, model: str, is_time: Callable[[Event], bool], **inputs: object
+) -> tuple[BaseException | None, float, float]:
+    """Generate, and kill a model's processes at a certain event. Returns how the request ended, how many seconds
+    after the kill, and when that was.
+    """
+    killed_at: list[float] = []
+
+    def on_event(event: Event) -> None:
+        if is_time(event) and not killed_at:
+            killed_at.append(time.monotonic())
+            for pid in server.stub_pids(model):
+                os.kill(pid, signal.SIGKILL)
+
+    def generate() -> tuple[BaseException | None, float]:
+        error: BaseException | None = None
+        try:
+            server.generate(on_event=on_event, **inputs)
+        except Exception as caught:
+            error = caught
+        return error, time.monotonic()
+
+    with ThreadPoolExecutor(1) as pool:
+        request: Future[tuple[BaseException | None, float]] = pool.submit(generate)
+        while not killed_at and not request.done():
+            time.sleep(0.005)
+        assert killed_at, request.result()
+        server.wait_until(ready=False, seconds=UNREADY)
+        error, ended = request.result()
+    return error, ended - killed_at[0], killed_at[0]
+
+
+def assert_recovers(server: PipelineServer, killed: float, **inputs: object) -> None:
+    server.wait_until(ready=True, seconds=RECOVERED)
+    answer: Generation = server.generate(**inputs)
+    assert answer.report["outcome"] == "generated"
+    assert time.monotonic() - killed < RECOVERED
+
+
+@pytest.mark.parametrize("stage", BRIEF)
+def test_killed_stage_fails_its_request_and_comes_back(video2world: PipelineServer, stage: str) -> None:
+    inputs = {"disable_diffusion_decoder": True}
+    triton = video2world.triton_pid
+    for pid in video2world.stub_pids(stage):
+        os.kill(pid, signal.SIGSTOP)  # so that it has not finished when it dies
+    error, seconds, killed = kill_at(video2world, stage, lambda event: event.stage == stage, **inputs)
+    assert isinstance(error, ServerFailed)
+    assert str(error) == f"{stage}: its process died"
+    assert seconds < FAILED
+    assert_recovers(video2world, killed, **inputs)
+    assert video2world.triton_pid == triton
+
+
+@pytest.mark.parametrize("stage", LONG)
+def test_stage_killed_in_the_midst_fails_its_request_and_comes_back(video2world: PipelineServer, stage: str) -> None:
+    triton = video2world.triton_pid
+    error, seconds, killed = kill_at(
+        video2world, stage, lambda event: event.stage == stage and 0 < event.done < event.total
+    )
+    assert isinstance(error, ServerFailed)
+    assert str(error) == f"{stage}: its process died"
+    assert seconds < FAILED
+    assert_recovers(video2world, killed)
+    assert video2world.triton_pid == triton
+
+
+def test_killed_pipeline_restarts_the_server(video2world: PipelineServer) -> None:
+    """Nothing else ends the requests that died with it: their clients lose the connection."""
+    error, seconds, killed = kill_at(video2world, "world_generation_stream", lambda event: event.stage == "ar_sampler")
+    assert isinstance(error, ServerUnreachable)
+    assert seconds < FAILED
+    assert_recovers(video2world, killed)
+
+
+def test_server_that_lost_requests_ends_in_order(video2world: PipelineServer) -> None:
+    began = time.monotonic()
+    assert video2world.stop() == 0
+    assert time.monotonic() - began < 15
+    assert video2world.left_processes() == []
