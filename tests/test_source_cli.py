@@ -27,12 +27,9 @@ from cosmos_triton.runtime.deployments import DEPLOYMENTS
 SLOW = {"stages": {"ar_sampler": 40}, "seconds": 0.1}
 PROGRAM = [sys.executable, "-c", "import sys; from cosmos_triton.client.cli import main; sys.exit(main())"]
 CLIP = "cosmos1/models/autoregressive/assets/v1p0/input.mp4"
-PROMPT = (
-    "A video recorded from a moving vehicle's perspective, capturing roads, buildings, landscapes, and changing "
-    "weather and lighting conditions."
-)
+PROMPT = "A truck rolls through a harbour at dawn, past cranes, containers, and changing weather."
 
-# As they stand in the README of the reference; a blank line between two.
+# The command lines of the reference, with another prompt; a blank line between two.
 README_COMMANDS = (Path(__file__).parent / "reference_commands.txt").read_text().split("\n\n")
 MODELS = {deployment.ar_folder: deployment for deployment in DEPLOYMENTS.values()}
 
