@@ -31,7 +31,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import create_server
 from typing import Any
 
 import numpy as np
@@ -39,6 +38,7 @@ import tritonclient.grpc
 
 from cosmos_triton.client.sample_media import write_samples
 from cosmos_triton.client.world_client import WorldClient
+from cosmos_triton.export.ports import free_ports
 from cosmos_triton.export.run_directory import model_repository
 from cosmos_triton.export.serve_repository import serve_repository
 from cosmos_triton.export.triton_server import Addresses
@@ -103,14 +103,6 @@ def served(folder: Path, standin_seconds: float) -> Iterator[Addresses]:
         server.terminate()
         server.join(STOP_SECONDS)
         server.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def is_ready(addresses: Addresses) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from cosmos_triton.client.sample_media import write_samples
 from cosmos_triton.export.convert import convert
+from cosmos_triton.export.ports import free_ports
 from cosmos_triton.export.tiny import write_tiny_tree
 
 DEPLOYMENT = "tiny-video2world"
@@ -58,14 +58,6 @@ def served() -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(STOP_SECONDS)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 if __name__ == "__main__":

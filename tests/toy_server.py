@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosmos_triton.export import server_binary
+from cosmos_triton.export.ports import free_ports
 from cosmos_triton.export.repository_api import RepositoryApi
 from cosmos_triton.export.run_directory import render
 
@@ -47,7 +47,7 @@ def running_toy(folder: Path, *, ports: tuple[int, int] | None = None) -> Iterat
     run_dir = folder / "run"
     run_dir.mkdir(parents=True)
     render(REPOSITORY, run_dir, parameters={"deployment": "4b"})
-    http_port, grpc_port = ports or free_ports()
+    http_port, grpc_port = ports or free_ports(2)
     log = folder / "server.log"
     with log.open("wb") as sink:
         process = _start(run_dir, http_port, grpc_port, sink.fileno())
@@ -103,8 +103,3 @@ def _start(run_dir: Path, http_port: int, grpc_port: int, sink: int) -> subproce
         "--load-model=*",
     ]
     return subprocess.Popen(command, env=binary.environment(), stdout=sink, stderr=sink, start_new_session=True)
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]

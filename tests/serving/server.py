@@ -6,13 +6,13 @@ import http.client
 import json
 import select
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cosmos_triton.export.ports import free_ports
 from cosmos_triton.export.processes import arguments_of, children_of, is_alive
 
 
@@ -163,11 +163,3 @@ class Server:
     def _process(self) -> subprocess.Popen[str]:
         assert self.process
         return self.process
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
