@@ -454,7 +454,7 @@ def test_a_busy_server_is_asked_again_for_as_long_as_patience_lasts(
 
 
 def test_a_batch_outlives_a_restart_of_the_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ports = free_ports()
+    ports = free_ports(2)
     clip = write_input("clip.mp4", note=os.path.abspath("note"), stages={"ar_sampler": 10}, seconds=0.1)
     write_batch(Path("batch.jsonl"), *[{"visual_input": clip}] * 4)
     command = ["base", "--batch_input_path=batch.jsonl", "--url", f"127.0.0.1:{ports[1]}"]
