@@ -56,15 +56,17 @@ class Addresses:
 
 
 class TritonServer:
-    """The server of one folder of models.
+    """The server of one folder of models, whose stages meet in the folder `jobs`.
 
     A server and its Python stubs are one process group, and their shared memory has a prefix of its own: whatever
     becomes of them, `kill` finds it all.
     """
 
-    def __init__(self, binary: ServerBinary, models: Path, *, addresses: Addresses, has_gpu: bool) -> None:
+    def __init__(
+        self, binary: ServerBinary, models: Path, *, jobs: Path, addresses: Addresses, has_gpu: bool
+    ) -> None:
         key = secrets.token_hex(16)
-        self._models = models
+        self._models, self._jobs = models, jobs
         self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)
         self._has_gpu = has_gpu
         self._environment = binary.environment()
@@ -182,7 +184,7 @@ class TritonServer:
         self.kill()
 
     def kill(self) -> None:
-        """End every process of the server, now, and remove the shared memory that it left."""
+        """End every process of the server, now, and remove the shared memory and the jobs that it left."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -193,3 +195,5 @@ class TritonServer:
             self._stubs, self._retired = {}, set()
         for region in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
+        for job in self._jobs.iterdir():
+            job.unlink()

@@ -27,17 +27,6 @@ def fit(x: Tensor, target: tuple[int, int]) -> Tensor:
     return x[:, :, plan.top : plan.top + target[0], plan.left : plan.left + target[1]]
 
 
-def last_frames(frames: Tensor, count: int) -> Tensor:
-    """The last `count` of uint8 frames [T, H, W, 3].
-
-    Raises:
-        ValueError: when there are fewer.
-    """
-    if len(frames) < count:
-        raise ValueError(f"num_input_frames is {count}, but the clip has {len(frames)} frames")
-    return frames[-count:]
-
-
 def to_unit_range(video: Tensor) -> Tensor:
     """Decoder output around [-1, 1] -> [0, 1]."""
     return (0.5 * video + 0.5).clamp(0, 1)

@@ -17,10 +17,10 @@ from __future__ import annotations
 import io
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import av
 import numpy as np
@@ -41,6 +41,7 @@ STILL_CODECS = {"png": "png", "jpeg": "mjpeg", "webp": "webp"}
 _CONVERSION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 Pixels = NDArray[np.uint8]
+Frame = TypeVar("Frame")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +100,33 @@ def _decode_clip(header: Header, count: int, limits: Limits) -> Decoded:
             raise refused("an mp4 whose video is of another codec", "h264, hevc, mpeg4 or av1 video")
         stream.codec_context.options = options
         fps = float(stream.average_rate or 0)
-        seen, kept = _last_frames(container.demux(stream), count, limits, deadline)
-        if not seen:
-            raise incomplete("an mp4 of which no frame can be decoded")
-        if seen < count:
-            few = f"{count} of a clip of {seen} frames"
-            raise InvalidInput("num_input_frames", few, "1 or 9, and no more than the clip has")
+        frames = _frames(container.demux(stream), count, limits, deadline)
+        seen, kept = last_frames(frames, count)
         return Decoded(_to_rgb(kept, header.matrix), kind="video", frames_in_file=seen, fps=fps)
 
 
-def _last_frames(
-    packets: Iterator[av.Packet[av.VideoStream]], count: int, limits: Limits, deadline: float
-) -> tuple[int, list[av.VideoFrame]]:
-    """How many frames there are, and the last `count` of them. Nothing that the header said is relied on."""
-    kept: deque[av.VideoFrame] = deque(maxlen=count)
+def last_frames(frames: Iterable[Frame], count: int) -> tuple[int, list[Frame]]:
+    """How many frames a clip has, and the last `count` of them; no more than those are held.
+
+    Raises:
+        InvalidInput: there are fewer.
+    """
+    kept: deque[Frame] = deque(maxlen=count)
+    seen = 0
+    for frame in frames:
+        seen += 1
+        kept.append(frame)
+    if seen < count:
+        few = f"{count} of a clip of {seen} frames"
+        raise InvalidInput("num_input_frames", few, "1 or 9, and no more than the clip has")
+    return seen, list(kept)
+
+
+def _frames(
+    packets: Iterable[av.Packet[av.VideoStream]], count: int, limits: Limits, deadline: float
+) -> Iterator[av.VideoFrame]:
+    """All frames, `count` of which can be kept. Nothing that the header said is relied on."""
+    size: tuple[int, int] | None = None
     seen = 0
     for number, packet in enumerate(packets):
         if time.monotonic() > deadline:
@@ -122,15 +136,17 @@ def _last_frames(
             seen += 1
             if frame.is_corrupt:
                 raise incomplete(f"an mp4 whose frame {seen} is damaged")
-            if not kept:
-                _check_kept(frame.width, frame.height, count, limits)
-            elif (frame.width, frame.height) != (kept[0].width, kept[0].height):
-                sizes = f"{kept[0].width}x{kept[0].height} to {frame.width}x{frame.height}"
+            if size is None:
+                size = (frame.width, frame.height)
+                _check_kept(*size, count, limits)
+            elif (frame.width, frame.height) != size:
+                sizes = f"{size[0]}x{size[1]} to {frame.width}x{frame.height}"
                 raise refused(f"a clip that goes from {sizes} at frame {seen}", "frames of one size")
-            kept.append(frame)
+            yield frame
         if max(seen, number) > limits.frames:  # the last packet is an empty one, for the frames that the codec holds
             raise refused(f"a clip of more than {limits.frames} frames", f"1 to {limits.frames} frames")
-    return seen, list(kept)
+    if not seen:
+        raise incomplete("an mp4 of which no frame can be decoded")
 
 
 def _check_kept(width: int, height: int, count: int, limits: Limits) -> None:

@@ -280,7 +280,8 @@ def test_decoding_holds_no_more_frames_than_it_returns() -> None:
             yield Packet()
             most = max(most, alive[0])
 
-    seen, kept = media_decode._last_frames(packets(), 9, Limits(), deadline=time.monotonic() + 60)
+    frames = media_decode._frames(packets(), 9, Limits(), deadline=time.monotonic() + 60)
+    seen, kept = media_decode.last_frames(frames, 9)
     assert (seen, len(kept)) == (500, 9)
     assert most <= 10
 

@@ -5,8 +5,12 @@ Nothing of this is the server's own doing: it does not pass a cancellation on to
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +77,21 @@ def test_plain_call_is_cancelled_too(base: PipelineServer) -> None:
         seconds_until(lambda: base.metric("cosmos_ar_running") == 0, at_most=STOP_SECONDS)
         seconds_until(lambda: bool(answers), at_most=10)
     assert "cancelled" in str(answers[0]).lower()
+
+
+def test_ctrl_c_in_the_command_line_stops_the_work(base: PipelineServer, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(CLIP)
+    ended = cancellations(base, "world_generation_stream")
+    program = Path(sys.executable).with_name("cosmos-triton")
+    with subprocess.Popen(
+        [program, "generate", "clip.mp4", "--url", base.grpc_url], cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as command:
+        seconds_until(lambda: base.metric("cosmos_ar_running") == 1, at_most=20)
+        command.send_signal(signal.SIGINT)
+        seconds_until(lambda: base.metric("cosmos_ar_running") == 0, at_most=STOP_SECONDS)
+        seconds_until(lambda: cancellations(base, "world_generation_stream") == ended + 1, at_most=STOP_SECONDS)
+        assert command.wait(timeout=5) == 130
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_deadline_stops_the_work(base: PipelineServer) -> None:

@@ -75,6 +75,13 @@ def test_refused_at_once_with_field_value_and_what_is_accepted(
     assert re.search(value.replace("(", r"\("), message["value"])
 
 
+@pytest.mark.parametrize("name", MEDIA)
+def test_next_request_works(base: PipelineServer, name: str) -> None:
+    with pytest.raises(InferenceServerException):
+        base.infer("grpc", visual_input=MEDIA[name][0])
+    assert base.generate(visual_input=STILL, disable_diffusion_decoder=True).report["outcome"] == "generated"
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_client_is_told_what_is_wrong(base: PipelineServer, protocol: str, tmp_path: Path) -> None:
     notes = tmp_path / "notes.mp4"

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from pipeline.pipeline_server import PipelineServer
+from pipeline.pipeline_server import PipelineServer, seconds_until
+from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import Event, Generation, ServerFailed, ServerUnreachable
 
@@ -103,6 +104,20 @@ def test_killed_pipeline_restarts_the_server(video2world: PipelineServer) -> Non
     assert isinstance(error, ServerUnreachable)
     assert seconds < FAILED
     assert_recovers(video2world, killed)
+
+
+def test_killed_plain_pipeline_restarts_the_server(video2world: PipelineServer) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(video2world.infer, "grpc")
+        seconds_until(lambda: video2world.metric("cosmos_ar_running") == 1, at_most=20)
+        killed = time.monotonic()
+        for pid in video2world.stub_pids("world_generation"):
+            os.kill(pid, signal.SIGKILL)
+        video2world.wait_until(ready=False, seconds=UNREADY)
+        with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+            request.result(timeout=FAILED)
+    assert_recovers(video2world, killed)
+    assert list((video2world.run_dir / "jobs").iterdir()) == []  # nobody waits for the one that was lost
 
 
 def test_server_that_lost_requests_ends_in_order(video2world: PipelineServer) -> None:

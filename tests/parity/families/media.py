@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cosmos_triton.runtime.frames import fit, last_frames, to_model_input, to_uint8
+from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.frames import fit, to_model_input, to_uint8
+from cosmos_triton.runtime.media_decode import last_frames
 from parity.case import Case, assert_close, assert_equal
 
 
@@ -21,10 +23,11 @@ def check_preprocess(case: Case) -> None:
             continue
         frames, count = io[f"video_{index}_uint8"], entry["num_input_frames"]
         if entry["skipped"]:
-            with pytest.raises(ValueError, match="num_input_frames"):
+            with pytest.raises(InvalidInput, match="num_input_frames"):
                 last_frames(frames, count)
             continue
-        clip = to_model_input(last_frames(frames, count), target)
+        _, kept = last_frames(frames, count)
+        clip = to_model_input(torch.stack(kept), target)
         expected = io[f"video_{index}_clip_first{count + 1}"]
         repeated = torch.cat([clip, clip[:, -1:]], dim=1)  # the reference repeats the last frame up to 33
         assert_close(f"video {index}", repeated, expected, relative=1e-6)
