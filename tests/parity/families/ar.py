@@ -81,24 +81,29 @@ def check_transformer(case: Case) -> None:
         assert network.absolute is not None
         assert_equal("abs_pos_emb", network.absolute, io["abs_pos_emb"])
 
+    prompt = io["prompt_tokens"]  # [B, N]
+
+    def starts(position: int) -> Tensor:
+        return torch.full((len(prompt),), position)
+
     def fresh_cache() -> KVCache:
-        cache = KVCache.allocate(config, 1)
+        cache = KVCache.allocate(config, len(prompt))
         if config.is_video2world:
             network.read_context(io["context"], cache)
         return cache
 
-    cache, prompt = fresh_cache(), io["prompt_tokens"]
-    logits = network(prompt, torch.tensor([0]), cache, length=prompt.shape[1])
+    cache = fresh_cache()
+    logits = network(prompt, starts(0), cache, length=prompt.shape[1])
     assert_close("prefill_logits", logits, io["prefill_logits"], relative=LOGITS)
     for step in range(io["forced_tokens"].shape[1]):
         position = prompt.shape[1] + step
         token = io["forced_tokens"][:, step : step + 1]
-        logits = network(token, torch.tensor([position]), cache, length=position + 1)
+        logits = network(token, starts(position), cache, length=position + 1)
         assert_close(f"forced_logits {step}", logits[:, 0], io["forced_logits"][:, step], relative=LOGITS)
 
     tokens = greedy(network, prompt, fresh_cache(), until=io["greedy_tokens"].shape[1])
     assert_equal("greedy_tokens", tokens, io["greedy_tokens"])
-    logits = network(tokens, torch.tensor([0]), fresh_cache(), length=tokens.shape[1])
+    logits = network(tokens, starts(0), fresh_cache(), length=tokens.shape[1])
     expected = io["greedy_teacher_forced_logits"]
     assert_close("greedy_teacher_forced_logits", logits, expected, relative=LOGITS)
     top2 = logits[:, prompt.shape[1] - 1 : -1].topk(2, dim=-1).values
@@ -106,11 +111,11 @@ def check_transformer(case: Case) -> None:
 
 
 def greedy(network: ARTransformer, prompt: Tensor, cache: KVCache, *, until: int) -> Tensor:
-    """Prompt [1, N] and its most likely continuation, [1, until]."""
+    """Prompt [B, N] and its most likely continuation, [B, until]."""
     tokens, window = prompt, prompt
     while tokens.shape[1] < until:
-        start = tokens.shape[1] - window.shape[1]
-        logits = network(window, torch.tensor([start]), cache, length=tokens.shape[1])
+        starts = torch.full((len(prompt),), tokens.shape[1] - window.shape[1])
+        logits = network(window, starts, cache, length=tokens.shape[1])
         window = logits[:, -1:].argmax(-1)
         tokens = torch.cat([tokens, window], dim=1)
     return tokens
