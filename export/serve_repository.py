@@ -43,9 +43,7 @@ def serve_repository(
         models.mkdir(exist_ok=True)
         jobs.mkdir(exist_ok=True)
         configs = render(repository, models, parameters={**parameters, "jobs_dir": str(jobs)}, without=without)
-        server = TritonServer(
-            binary, models, jobs=jobs, addresses=addresses, has_gpu=parameters["device"] != "cpu"
-        )
+        server = TritonServer(binary, models, jobs=jobs, addresses=addresses, has_gpu=parameters["device"] != "cpu")
         entry_models = ENTRY_MODELS & set(configs)
         decoupled = {name for name, config in configs.items() if config.model_transaction_policy.decoupled}
         supervisor = Supervisor(

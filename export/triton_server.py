@@ -62,9 +62,7 @@ class TritonServer:
     becomes of them, `kill` finds it all.
     """
 
-    def __init__(
-        self, binary: ServerBinary, models: Path, *, jobs: Path, addresses: Addresses, has_gpu: bool
-    ) -> None:
+    def __init__(self, binary: ServerBinary, models: Path, *, jobs: Path, addresses: Addresses, has_gpu: bool) -> None:
         key = secrets.token_hex(16)
         self._models, self._jobs = models, jobs
         self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)

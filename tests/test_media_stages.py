@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import av
@@ -16,13 +13,13 @@ import media_files as files
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from toy_server import running_toy
 from tritonclient.utils import InferenceServerException
 
-from cosmos_triton.export import server_binary
-from cosmos_triton.export.run_directory import model_repository, render
+from cosmos_triton.export.run_directory import model_repository
 
 MEDIA = {"media_decoder", "media_encoder"}
-READY_SECONDS, STOP_SECONDS, REFUSAL_SECONDS = 60, 30, 2.0
+REFUSAL_SECONDS = 2.0
 CLIP = files.clip(files.numbered(12))
 TEXT = b"this is not a video\n"
 
@@ -57,56 +54,10 @@ def _tensor(name: str, value: np.ndarray, type: str) -> triton.InferInput:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
-    folder = tmp_path_factory.mktemp("media_stages")
-    run_dir = folder / "run"
-    run_dir.mkdir()
-    others = {model.name for model in model_repository().iterdir()} - MEDIA
-    render(model_repository(), run_dir, parameters={"deployment": "tiny"}, without=others)
-    log = folder / "server.log"
-    with log.open("wb") as sink, ExitStack() as ports:
-        sockets = [ports.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        http_port, grpc_port = (server.getsockname()[1] for server in sockets)
-        ports.close()
-        process = _start(run_dir, http_port, grpc_port, sink.fileno())
-        try:
-            stages = Stages(f"127.0.0.1:{grpc_port}")
-            _wait_until_ready(stages.client, process, log)
-            yield stages
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _start(run_dir: Path, http_port: int, grpc_port: int, sink: int) -> subprocess.Popen[bytes]:
-    binary = server_binary.find()
-    command = [
-        binary.executable,
-        f"--model-repository={run_dir}",
-        f"--backend-directory={binary.backends}",
-        "--http-address=127.0.0.1",
-        f"--http-port={http_port}",
-        "--grpc-address=127.0.0.1",
-        f"--grpc-port={grpc_port}",
-        "--allow-metrics=false",
-        "--disable-auto-complete-config",
-    ]
-    return subprocess.Popen(command, env=binary.environment(), stdout=sink, stderr=sink)
-
-
-def _wait_until_ready(client: triton.InferenceServerClient, process: subprocess.Popen[bytes], log: Path) -> None:
-    ends_at = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            if client.is_server_ready():
-                return
-        except InferenceServerException:
-            pass
-        waiting = process.poll() is None and time.monotonic() < ends_at
-        assert waiting, log.read_text()[-2000:]
-        time.sleep(0.1)
+    folder, repository = tmp_path_factory.mktemp("media_stages"), model_repository()
+    others = {model.name for model in repository.iterdir()} - MEDIA
+    with running_toy(folder, repository=repository, deployment="tiny", without=others) as server:
+        yield Stages(server.urls["grpc"])
 
 
 def refusal(stages: Stages, data: bytes, num_input_frames: int | None = None) -> str:

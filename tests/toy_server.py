@@ -1,4 +1,6 @@
-"""A real tritonserver on the toy pipeline of client_toy_repository/, for the tests of the client."""
+"""A real tritonserver without `serve` around it: on the toy pipeline of client_toy_repository/, for the tests of the
+client, or on a few models of another repository.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +44,18 @@ class ToyServer:
 
 
 @contextmanager
-def running_toy(folder: Path, *, ports: tuple[int, int] | None = None) -> Iterator[ToyServer]:
+def running_toy(
+    folder: Path,
+    *,
+    ports: tuple[int, int] | None = None,
+    repository: Path = REPOSITORY,
+    deployment: str = "4b",
+    without: Collection[str] = (),
+) -> Iterator[ToyServer]:
     """Start a server, by default on free ports of this machine, and stop it at the end. Its log is in the folder."""
     run_dir = folder / "run"
     run_dir.mkdir(parents=True)
-    render(REPOSITORY, run_dir, parameters={"deployment": "4b"})
+    render(repository, run_dir, parameters={"deployment": deployment}, without=without)
     http_port, grpc_port = ports or free_ports(2)
     log = folder / "server.log"
     with log.open("wb") as sink:
