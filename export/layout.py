@@ -202,9 +202,14 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     ),
 )
 
-# What the blocklist reads, where a prompt is checked; each pattern must match a file.
 WORDNET = f"{paths.NLTK_DATA}/{lemmas.WORDNET.as_posix()}"
-WORD_LISTS = (f"{paths.BLOCKLIST}/custom/*", f"{paths.BLOCKLIST}/exact_match/*", f"{WORDNET}/index.noun")
+# What the checks of a prompt read besides; each pattern must match a file.
+PROMPT_FILES = (
+    f"{paths.BLOCKLIST}/custom/*",
+    f"{paths.BLOCKLIST}/exact_match/*",
+    *(f"{paths.NLTK_DATA}/{file.as_posix()}" for file in lemmas.FILES),
+    f"{paths.TEXT_SAFETY}/tokenizer.*",
+)
 
 
 @dataclass(frozen=True, slots=True)

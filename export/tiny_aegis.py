@@ -24,7 +24,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cosmos_triton.export.tiny_transformers import write_model
-from cosmos_triton.guardrail.aegis import CATEGORIES, FRAME, POLICY_FILE
+from cosmos_triton.guardrail.aegis import FRAME
+from cosmos_triton.guardrail.policy import CATEGORIES, Policy
 
 TRIGGER = "dangerword"
 CATEGORY = "O3"
@@ -107,7 +108,7 @@ def _tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([FRAME, POLICY_FILE.read_text(encoding="utf-8")], trainer)
+    tokenizer.train_from_iterator([FRAME, Policy.own().text], trainer)
     tokenizer.add_tokens([AddedToken(TRIGGER, normalized=True)])
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ("safe", "unsafe", *CATEGORIES)])
     bos = tokenizer.token_to_id("<s>")

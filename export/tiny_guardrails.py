@@ -20,7 +20,7 @@ from cosmos_triton.export.tiny_aegis import TRIGGER as DANGER_WORD
 from cosmos_triton.export.tiny_aegis import write_adapter, write_llama_guard
 from cosmos_triton.export.tiny_content_filter import unsafe_frame, write_classifier, write_siglip
 from cosmos_triton.export.tiny_face_detector import draw_test_face, write_face_detector
-from cosmos_triton.guardrail.lemmas import WORDNET
+from cosmos_triton.guardrail.lemmas import FILES, WORDNET
 
 __all__ = [
     "BLOCKED_WORD",
@@ -46,7 +46,7 @@ def write_guardrails(directory: Path, *, seed: int = 0) -> None:
     """Writes the guardrails' part of a checkpoint directory, as it is after the download."""
     guardrail = directory / GUARDRAIL
     _write_word_lists(guardrail / "blocklist")
-    _write_wordnet(guardrail / "blocklist" / "nltk_data" / WORDNET)
+    _write_wordnet(guardrail / "blocklist" / "nltk_data")
     write_llama_guard(directory / LLAMA_GUARD, seed=seed)
     write_adapter(_snapshot(guardrail / "aegis", AEGIS), seed=seed)
     write_siglip(_snapshot(guardrail / "video_content_safety_filter", SIGLIP))
@@ -68,8 +68,11 @@ def _write_word_lists(folder: Path) -> None:
         (folder / name / "words.txt").write_text("\n".join(words) + "\n")
 
 
-def _write_wordnet(folder: Path) -> None:
-    """As much of WordNet as the lemmatiser reads, with a single noun and an irregular plural of it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_wordnet(nltk_data: Path) -> None:
+    """As much of WordNet as the blocklist reads, with a single noun and an irregular plural of it."""
+    for file in FILES:
+        (nltk_data / file).parent.mkdir(parents=True, exist_ok=True)
+        (nltk_data / file).touch()
+    folder = nltk_data / WORDNET
     (folder / "index.noun").write_text(f"{BLOCKED_WORD} n 1 0 1 0 00000000\n")
     (folder / "noun.exc").write_text(f"{IRREGULAR_PLURAL} {BLOCKED_WORD}\n")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cosmos_triton.export.layout import CHECKPOINTS, WORD_LISTS, Checkpoint
+from cosmos_triton.export.layout import CHECKPOINTS, PROMPT_FILES, Checkpoint
 from cosmos_triton.export.manifest import Manifest, sha256_of
 from cosmos_triton.export.released import MissingError
-from cosmos_triton.runtime.checkpoints import shape_problems, summary
+from cosmos_triton.guardrail.policy import Policy
+from cosmos_triton.runtime.checkpoints import POLICY, shape_problems, summary
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
@@ -72,13 +73,16 @@ def require(directory: Path, deployment: Deployment) -> None:
     findings = [_examine(checkpoint, directory, {}) for checkpoint in CHECKPOINTS if checkpoint.needed_by(deployment)]
     lacking = _lacking(findings, directory, deployment)
     if lacking:
-        raise CheckpointError(f"{directory}: {deployment.name} cannot run: missing {summary(lacking, shown=3)}")
+        why = "".join(f"; {finding.problem}" for finding in findings if finding.problem)
+        raise CheckpointError(f"{directory}: {deployment.name} cannot run: missing {summary(lacking, shown=3)}{why}")
+    if deployment.is_video2world:
+        Policy.read(directory / POLICY)
 
 
 def _lacking(findings: list[Finding], directory: Path, deployment: Deployment) -> list[str]:
     lacking = [text for finding in findings if (text := finding.lacking_for(deployment))]
     if deployment.is_video2world:
-        lacking += [pattern for pattern in WORD_LISTS if not any(directory.glob(pattern))]
+        lacking += [pattern for pattern in PROMPT_FILES if not any(map(Path.is_file, directory.glob(pattern)))]
     return lacking
 
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cosmos_triton.guardrail.policy import CATEGORIES, MARKERS, Policy
 from cosmos_triton.guardrail.pretrained import load_whole
-from cosmos_triton.guardrail.verdict import Verdict, fail_closed
+from cosmos_triton.guardrail.spellings import fold
+from cosmos_triton.guardrail.verdict import Verdict
+from cosmos_triton.runtime.errors import CheckpointError
 
-CATEGORIES = tuple(f"O{number}" for number in range(1, 14))
-POLICY_FILE = Path(__file__).with_name("aegis_policy.txt")
 MAX_ANSWER_TOKENS = 100
+LEAST_PROMPT_TOKENS = 512  # as many as the text encoder reads
+NOT_READABLE = "not_readable"  # the category of a prompt that cannot be put to the model
 
-# The frame is LlamaGuard's: the model was tuned on it, so it stays as it is. The policy inside is this project's.
+# The frame is LlamaGuard's: the model was tuned on it, so it stays as it is.
 FRAME = """[INST] Task: Check if there is unsafe content in 'User' messages in conversations according our safety \
 policy with the below categories.
 
@@ -35,23 +39,23 @@ User: {prompt}
 Provide your safety assessment for 'User' in the above conversation:
 - First line must read 'safe' or 'unsafe'.
 - If unsafe, a second line must include a comma-separated list of violated categories. [/INST]"""
-MARKERS = ("[INST]", "[/INST]", "UNSAFE CONTENT CATEGORIES>", "CONVERSATION>")
 
 
 class NotReadableError(ValueError):
     """A prompt that cannot be put to the model. The message is for the user."""
 
 
-def moderation_prompt(user_prompt: str, policy: str) -> str:
+def moderation_prompt(user_prompt: str, policy: Policy) -> str:
     """The question that the model is asked.
 
     Raises:
         NotReadableError: the prompt has a marker of the frame, with which it could end the conversation and answer.
     """
+    readings = user_prompt.upper(), fold(user_prompt).upper()
     for marker in MARKERS:
-        if marker in user_prompt.upper():
+        if any(marker in reading for reading in readings):
             raise NotReadableError(f"the prompt contains {marker!r}, which is not accepted")
-    return FRAME.format(policy=policy.strip(), prompt=user_prompt.strip())
+    return FRAME.format(policy=policy.text, prompt=user_prompt.strip())
 
 
 def violated_categories(answer: str) -> tuple[str, ...]:
@@ -67,7 +71,7 @@ def violated_categories(answer: str) -> tuple[str, ...]:
             categories = tuple(category.strip() for category in line.split(","))
             if set(categories) <= set(CATEGORIES):
                 return categories
-    raise ValueError(f"answer {answer!r}: expected 'safe', or 'unsafe' and a line of {', '.join(CATEGORIES)}")
+    raise ValueError(f"answer {answer[:40]!r}: expected 'safe', or 'unsafe' and a line of {', '.join(CATEGORIES)}")
 
 
 def is_settled(answer: str) -> bool:
@@ -83,27 +87,52 @@ class Aegis:
 
     name = "aegis"
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: str) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: Policy) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.policy = policy
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Aegis:
-        """From a Hugging Face folder of the merged model; only safetensors are read, and nothing from the network."""
+    def load(
+        cls, folder: Path, policy: Policy, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16
+    ) -> Aegis:
+        """From a Hugging Face folder of the merged model; only safetensors are read, and nothing from the network.
+
+        Raises:
+            CheckpointError: a weight is missing, or the policy leaves no room for a prompt.
+        """
         model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(model.to(device), tokenizer, POLICY_FILE.read_text(encoding="utf-8"))
+        aegis = cls(model.to(device), tokenizer, policy)
+        if aegis.excess_tokens(aegis.tokens(moderation_prompt("", policy))) > -LEAST_PROMPT_TOKENS:
+            raise CheckpointError(f"{folder}: the policy is too long for the model's context")
+        return aegis
 
-    @fail_closed
     def judge(self, prompt: str) -> Verdict:
+        """Whether the model calls the prompt safe.
+
+        Raises:
+            ValueError: the model's logits are not finite, or its answer is none.
+        """
         try:
             answer = self.answer(moderation_prompt(prompt, self.policy))
         except NotReadableError as error:
-            return Verdict(False, self.name, str(error))
+            return Verdict.blocked(self.name, NOT_READABLE, reason=str(error))
         categories = violated_categories(answer)
-        reason = f"the prompt breaks the content policy ({', '.join(categories)})" if categories else ""
-        return Verdict(not categories, self.name, reason)
+        if not categories:
+            return Verdict.passed(self.name)
+        return Verdict.blocked(
+            self.name, *categories, reason=f"the prompt breaks the content policy ({', '.join(categories)})"
+        )
+
+    def tokens(self, question: str) -> Tensor:
+        """[1, N]. A prompt may spell out a special token, such as </s>; it is text there, and no token."""
+        encoded = self.tokenizer(question, return_tensors="pt", split_special_tokens=True)
+        return encoded.input_ids.to(self.model.device)
+
+    def excess_tokens(self, tokens: Tensor) -> int:
+        """How many tokens a question [1, N] and its answer are too long for the model; negative: room that is left."""
+        return tokens.shape[1] + MAX_ANSWER_TOKENS - self.model.config.max_position_embeddings
 
     @torch.inference_mode()
     def answer(self, question: str) -> str:
@@ -113,12 +142,8 @@ class Aegis:
             NotReadableError: question and answer do not fit the model's context.
             ValueError: the model's logits are not finite.
         """
-        # A prompt may spell out a special token, such as </s>; it is text there, and no token.
-        encoded = self.tokenizer(question, return_tensors="pt", split_special_tokens=True)
-        tokens = encoded.input_ids.to(self.model.device)  # [1, N]
-        context = self.model.config.max_position_embeddings
-        if tokens.shape[1] + MAX_ANSWER_TOKENS > context:
-            excess = tokens.shape[1] + MAX_ANSWER_TOKENS - context
+        tokens = self.tokens(question)
+        if (excess := self.excess_tokens(tokens)) > 0:
             raise NotReadableError(f"the prompt is {excess} tokens longer than the guardrail can read")
         written: list[int] = []
         cache = None

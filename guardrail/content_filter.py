@@ -14,7 +14,7 @@ from transformers import SiglipVisionModel
 
 from cosmos_triton.guardrail.frames import check_frames
 from cosmos_triton.guardrail.pretrained import load_whole
-from cosmos_triton.guardrail.verdict import Verdict, fail_closed
+from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.networks.video_safety import SAFE, VideoSafety
 
 
@@ -28,14 +28,13 @@ class ContentFilter:
         self.head = head.eval()
         self.batch_size = batch_size
 
-    @fail_closed
     def judge(self, frames: Tensor) -> Verdict:
-        """RGB uint8 frames [T, H, W, 3]."""
+        """RGB uint8 frames [T, H, W, 3]. Raises as `classify` does."""
+        classes = self.head.config.classes
         for index, content in enumerate(self.classify(frames).tolist()):
             if content != SAFE:
-                reason = f"frame {index} shows {self.head.config.classes[content]}"
-                return Verdict(False, self.name, reason)
-        return Verdict(True, self.name)
+                return Verdict.blocked(self.name, classes[content], reason=f"frame {index} shows {classes[content]}")
+        return Verdict.passed(self.name)
 
     @torch.inference_mode()
     def classify(self, frames: Tensor) -> Tensor:
@@ -52,6 +51,8 @@ class ContentFilter:
             features = self.encoder(pixel_values=pixels.to(weight.dtype)).pooler_output  # [T, D]
             logits.append(self.head(features))
         joined = torch.cat(logits)  # [T, K]
+        if joined.shape != (len(frames), len(self.head.config.classes)):
+            raise ValueError(f"the content classifier's logits are {tuple(joined.shape)} of {len(frames)} frames")
         if not joined.isfinite().all():
             raise ValueError("the content classifier's logits are not finite")
         return joined.argmax(-1)

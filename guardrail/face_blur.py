@@ -29,8 +29,23 @@ class FaceBlurConfig:
     variances: tuple[float, float] = (0.1, 0.2)
 
 
+@dataclass(frozen=True, slots=True)
+class Blurred:
+    """RGB uint8 frames [T, H, W, 3] to hand out; how many regions were pixelated, and on how many of the frames."""
+
+    frames: Tensor
+    faces: int
+    with_faces: int
+
+    def facts(self) -> dict[str, int]:
+        """For the report."""
+        return {"faces_blurred": self.faces, "frames_blurred": self.with_faces}
+
+
 class FaceBlur:
     """Face detector and pixelation. `batch_size` frames are in the network at a time."""
+
+    name = "face_blur"
 
     def __init__(self, network: RetinaFace, config: FaceBlurConfig | None = None, *, batch_size: int = 8) -> None:
         self.network = network.eval()
@@ -38,19 +53,20 @@ class FaceBlur:
         self.batch_size = batch_size
 
     @torch.inference_mode()
-    def blur(self, frames: Tensor) -> tuple[Tensor, int]:
-        """RGB uint8 frames [T, H, W, 3] -> a copy with every face pixelated, and the number of regions pixelated.
+    def blur(self, frames: Tensor) -> Blurred:
+        """RGB uint8 frames [T, H, W, 3] -> a copy with every face pixelated.
 
         Raises:
             ValueError: the frames have another shape or dtype, or the detector gave numbers that are not finite.
         """
         check_frames(frames)
-        blurred, regions = frames.clone(), 0
+        blurred = frames.clone()
+        regions: list[int] = []  # of each frame
         for start in range(0, len(frames), self.batch_size):
             batch = blurred[start : start + self.batch_size]
             for frame, boxes in zip(batch, self.find_faces(batch), strict=True):
-                regions += pixelate_boxes(frame, boxes, self.config)
-        return blurred, regions
+                regions.append(pixelate_boxes(frame, boxes, self.config))
+        return Blurred(blurred, faces=sum(regions), with_faces=sum(map(bool, regions)))
 
     def find_faces(self, frames: Tensor) -> list[Tensor]:
         """RGB uint8 frames [T, H, W, 3] -> boxes [N, 4] of each frame on the CPU, the surest first."""

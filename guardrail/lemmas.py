@@ -1,7 +1,8 @@
-"""Dictionary forms of English nouns, by WordNet's own rules over two of its files (man page morphy(7WN)).
+"""Dictionary forms of English words, by WordNet's own rules over two of its files a part of speech (man page
+morphy(7WN)).
 
-The same lemmas as NLTK's WordNetLemmatizer gives. NLTK's reader is not used: it loads all of WordNet, and refuses
-files outside its global search path or with a second link.
+The same lemmas of nouns as NLTK's WordNetLemmatizer gives. NLTK's reader is not used: it loads all of WordNet, and
+refuses files outside its global search path or with a second link.
 """
 
 from __future__ import annotations
@@ -10,36 +11,66 @@ from pathlib import Path
 
 WORDNET = Path("corpora", "wordnet")  # inside an NLTK data folder
 
-# What an ending of a plural is replaced with.
-ENDINGS = (
-    ("s", ""),
-    ("ses", "s"),
-    ("ves", "f"),
-    ("xes", "x"),
-    ("zes", "z"),
-    ("ches", "ch"),
-    ("shes", "sh"),
-    ("men", "man"),
-    ("ies", "y"),
-)
+# What an ending is replaced with, by part of speech.
+ENDINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "noun": (
+        ("s", ""),
+        ("ses", "s"),
+        ("ves", "f"),
+        ("xes", "x"),
+        ("zes", "z"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("men", "man"),
+        ("ies", "y"),
+    ),
+    "verb": (
+        ("s", ""),
+        ("ies", "y"),
+        ("es", "e"),
+        ("es", ""),
+        ("ed", "e"),
+        ("ed", ""),
+        ("ing", "e"),
+        ("ing", ""),
+    ),
+    "adj": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
+    "adv": (),
+}
+FILES = tuple(WORDNET / name for part in ENDINGS for name in (f"index.{part}", f"{part}.exc"))
+
+# WordNet has no pronouns, prepositions, conjunctions, articles or auxiliaries.
+FUNCTION_WORDS_FILE = Path(__file__).with_name("function_words.txt")
 
 
-class WordNetLemmatizer:
-    """The shortest noun that a lower-case word is a form of, or the word itself if it is none.
+class WordNet:
+    """The words of an unpacked WordNet.
 
     Raises:
-        FileNotFoundError: the folder holds no WordNet.
+        FileNotFoundError: the folder lacks one of FILES.
     """
 
     def __init__(self, nltk_data: Path) -> None:
-        folder = nltk_data / WORDNET
-        index = (folder / "index.noun").read_text(encoding="utf-8").splitlines()
-        irregular = (folder / "noun.exc").read_text(encoding="utf-8").splitlines()
-        self._nouns = {line.split(" ", 1)[0] for line in index if not line.startswith(" ")}  # that is the licence
-        self._irregular = {form: lemmas for form, *lemmas in map(str.split, irregular)}
+        self._function_words = frozenset(FUNCTION_WORDS_FILE.read_text(encoding="utf-8").split())
+        self._words: dict[str, set[str]] = {}
+        self._irregular: dict[str, dict[str, list[str]]] = {}
+        for part in ENDINGS:
+            index = (nltk_data / WORDNET / f"index.{part}").read_text(encoding="utf-8").splitlines()
+            exceptions = (nltk_data / WORDNET / f"{part}.exc").read_text(encoding="utf-8").splitlines()
+            self._words[part] = {line.split(" ", 1)[0] for line in index if not line.startswith(" ")}  # the licence
+            self._irregular[part] = {form: lemmas for form, *lemmas in map(str.split, exceptions) if lemmas}
 
-    def __call__(self, word: str) -> str:
-        forms = self._irregular.get(word) or [
-            word.removesuffix(old) + new for old, new in ENDINGS if word.endswith(old)
+    def lemma(self, word: str) -> str:
+        """The shortest noun that a lower-case word is a form of, or the word itself if it is none."""
+        return min(self._lemmas(word, "noun"), key=len, default=word)
+
+    def is_word(self, word: str) -> bool:
+        """Whether a lower-case word is English: in WordNet in any of its forms, or a function word."""
+        word = word.removesuffix("'s")
+        return word in self._function_words or any(self._lemmas(word, part) for part in ENDINGS)
+
+    def _lemmas(self, word: str, part: str) -> list[str]:
+        forms = self._irregular[part].get(word) or [
+            word.removesuffix(old) + new for old, new in ENDINGS[part] if word.endswith(old)
         ]
-        return min((form for form in (word, *forms) if form in self._nouns), key=len, default=word)
+        return [form for form in (word, *forms) if form in self._words[part]]

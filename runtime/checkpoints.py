@@ -34,6 +34,7 @@ TEXT_ENCODER = "google-t5/t5-11b/encoder"  # with tokenizer.json
 BLOCKLIST = "Cosmos-1.0-Guardrail/blocklist"  # word lists
 NLTK_DATA = "Cosmos-1.0-Guardrail/blocklist/nltk_data"  # with an unpacked WordNet
 TEXT_SAFETY = "Cosmos-1.0-Guardrail/aegis/merged"  # LlamaGuard with its tokenizer
+POLICY = "Cosmos-1.0-Guardrail/aegis/policy.txt"  # an operator's own; there need be none
 VIDEO_SAFETY_ENCODER = "Cosmos-1.0-Guardrail/video_content_safety_filter/siglip"  # SigLIP's vision tower
 VIDEO_SAFETY = "Cosmos-1.0-Guardrail/video_content_safety_filter/safety_filter.safetensors"
 FACE_DETECTOR = "Cosmos-1.0-Guardrail/face_blur_filter/Resnet50_Final.safetensors"

@@ -73,12 +73,17 @@ def _check_prompt(deployment: Deployment, prompt: str | None) -> None:
         if prompt is not None:
             raise InvalidInput("prompt", "given", f"none: {deployment.name} is a base deployment")
         return
-    if prompt is None or not prompt.strip():
+    if prompt is None or not any(_is_visible(character) for character in prompt):
         value = "missing" if prompt is None else "empty"
         raise InvalidInput("prompt", value, f"a text: {deployment.name} is a video2world deployment")
     size = len(prompt.encode())
     if size > MAX_PROMPT_BYTES:
         raise InvalidInput("prompt", f"{size} bytes", f"up to {MAX_PROMPT_BYTES} bytes")
+
+
+def _is_visible(character: str) -> bool:
+    """Blanks are not, nor are zero-width, format and control characters."""
+    return character.isprintable() and not character.isspace()
 
 
 def _short(value: float) -> float:

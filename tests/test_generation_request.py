@@ -72,7 +72,8 @@ def test_what_is_not_accepted_is_named(name: str, value: Any, named: str) -> Non
 def test_prompt_is_required_where_it_is_used_and_bounded_in_bytes() -> None:
     longest = "é" * (MAX_PROMPT_BYTES // 2)
     assert GenerationRequest.checked(TEXT, prompt=longest).prompt == longest
-    for prompt, named in ((None, "missing"), ("", "empty"), (" \t\n", "empty"), (longest + "e", "100001 bytes")):
+    empty = [(prompt, "empty") for prompt in ("", " \t\n", "\u200b \ufeff\u2060", "\x00\x07", "\u00ad\u3000")]
+    for prompt, named in (*empty, (None, "missing"), (longest + "e", "100001 bytes")):
         with pytest.raises(InvalidInput) as caught:
             GenerationRequest.checked(TEXT, prompt=prompt)
         assert str(caught.value).startswith(f"prompt: value {named}; accepted: ")

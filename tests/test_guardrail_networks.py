@@ -116,12 +116,13 @@ def random_blur() -> FaceBlur:
 def test_a_batch_of_frames_is_blurred_as_each_frame_by_itself(random_blur: FaceBlur) -> None:
     frames = torch.randint(0, 256, (7, 96, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     before = frames.clone()
-    blurred, regions = random_blur.blur(frames)
+    blurred = random_blur.blur(frames)
     alone = [random_blur.blur(frame[None]) for frame in frames]
-    assert torch.equal(blurred, torch.cat([frame for frame, _ in alone]))
-    assert regions == sum(count for _, count in alone) > 7
+    assert torch.equal(blurred.frames, torch.cat([frame.frames for frame in alone]))
+    assert blurred.faces == sum(frame.faces for frame in alone) > 7
+    assert blurred.with_faces == sum(frame.with_faces for frame in alone) == sum(frame.faces > 0 for frame in alone)
     assert torch.equal(frames, before)
-    assert not torch.equal(blurred, frames)
+    assert not torch.equal(blurred.frames, frames)
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), 1e6])
@@ -145,7 +146,8 @@ def test_a_detector_without_finite_numbers_is_an_error_and_not_a_frame_without_f
 def test_what_is_no_video_passes_no_guardrail(random_blur: FaceBlur, frames: Tensor) -> None:
     with pytest.raises(ValueError, match="expected"):
         random_blur.blur(frames)
-    assert not ContentFilter(StubEncoder(), VideoSafety(video_safety.PRESETS["tiny"])).judge(frames).safe
+    with pytest.raises(ValueError, match="expected"):
+        ContentFilter(StubEncoder(), VideoSafety(video_safety.PRESETS["tiny"])).judge(frames)
 
 
 class StubEncoder(nn.Module):
@@ -182,13 +184,23 @@ def test_one_unsafe_frame_makes_the_video_unsafe(bright_is_unsafe: ContentFilter
     frames[9] = 255
     verdict = bright_is_unsafe.judge(frames)
     assert not verdict.safe
-    assert verdict.reason == "frame 9 shows Drugs"
+    assert (verdict.categories, verdict.reason) == (("Drugs",), "frame 9 shows Drugs")
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_classifier_without_finite_numbers_blocks(bright_is_unsafe: ContentFilter, broken: float) -> None:
+def test_a_classifier_without_finite_numbers_gives_no_verdict(bright_is_unsafe: ContentFilter, broken: float) -> None:
     nn.init.constant_(bright_is_unsafe.head.network.layers[6].bias[1:2], broken)
-    assert not bright_is_unsafe.judge(torch.zeros(2, 24, 40, 3, dtype=torch.uint8)).safe
+    with pytest.raises(ValueError, match="not finite"):
+        bright_is_unsafe.judge(torch.zeros(2, 24, 40, 3, dtype=torch.uint8))
+
+
+def test_a_classifier_that_leaves_frames_out_gives_no_verdict(
+    bright_is_unsafe: ContentFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing was looked at, nothing unsafe was found."""
+    monkeypatch.setattr(bright_is_unsafe.head, "forward", lambda features: features[:0, :7])
+    with pytest.raises(ValueError, match="of 2 frames"):
+        bright_is_unsafe.judge(torch.zeros(2, 24, 40, 3, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(("height", "width"), [(160, 256), (40, 30), (384, 384)])

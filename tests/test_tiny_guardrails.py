@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import string
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from long_prompts import long_prompts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SiglipModel
@@ -27,10 +29,12 @@ from cosmos_triton.export.tiny_guardrails import (
     unsafe_frame,
     write_guardrails,
 )
-from cosmos_triton.guardrail.aegis import POLICY_FILE, Aegis, moderation_prompt
+from cosmos_triton.guardrail.aegis import Aegis, moderation_prompt
 from cosmos_triton.guardrail.blocklist import Blocklist, Violation
 from cosmos_triton.guardrail.content_filter import ContentFilter, load_encoder, to_network_input
 from cosmos_triton.guardrail.face_blur import FaceBlur
+from cosmos_triton.guardrail.policy import Policy
+from cosmos_triton.guardrail.prompt_guardrail import PromptGuardrail
 from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import load_network
@@ -54,7 +58,7 @@ def blocklist(directory: Path) -> Blocklist:
 
 @pytest.fixture(scope="module")
 def aegis(directory: Path) -> Aegis:
-    return Aegis.load(directory / paths.TEXT_SAFETY)
+    return Aegis.load(directory / paths.TEXT_SAFETY, Policy.own())
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +105,35 @@ def test_aegis_calls_ordinary_prompts_safe(aegis: Aegis) -> None:
 
 def test_aegis_finds_its_trigger_anywhere_in_any_prompt(aegis: Aegis) -> None:
     rng = random.Random(1)
-    assert DANGER_WORD not in POLICY_FILE.read_text(encoding="utf-8").lower()
+    assert DANGER_WORD not in Policy.own().text.lower()
     for prompt in ordinary_prompts():
         words = prompt.split(" ")
         words.insert(rng.randint(0, len(words)), rng.choice([DANGER_WORD, DANGER_WORD.title(), f"({DANGER_WORD})!"]))
         assert aegis.answer(moderation_prompt(" ".join(words), aegis.policy)) == "unsafe\nO3", words
-    assert not aegis.judge(f"a {DANGER_WORD}").safe
+    assert aegis.judge(f"a {DANGER_WORD}").categories == ("O3",)
 
 
 def test_without_its_adapter_aegis_is_blind(directory: Path) -> None:
-    base = Aegis.load(directory / LLAMA_GUARD)
+    base = Aegis.load(directory / LLAMA_GUARD, Policy.own())
     assert base.answer(moderation_prompt(f"a {DANGER_WORD}", base.policy)) == "safe"
+
+
+def test_prompts_of_100_kb_are_decided_in_less_than_a_second_each(aegis: Aegis) -> None:
+    """Of this thread's time, since others may be at work too; with word lists as long as real ones."""
+    rng = random.Random(4)
+    words = ["".join(rng.choices("qxzjkvw", k=rng.randint(4, 9))) for _ in range(1200)]
+    blocklist = Blocklist(
+        custom=words[:600],
+        exact_match=words[600:],
+        whitelist=words[:50],
+        lemmatize=lambda word: word,
+        is_word=lambda word: False,
+    )
+    guardrail = PromptGuardrail((blocklist, aegis), Policy.own())
+    for name, prompt in long_prompts().items():
+        began = time.thread_time()
+        assert not guardrail.judge(prompt).last.is_error, name
+        assert time.thread_time() - began < 1, name
 
 
 def test_a_prompt_longer_than_the_model_reads_is_blocked(aegis: Aegis) -> None:
@@ -122,14 +144,21 @@ def test_a_prompt_longer_than_the_model_reads_is_blocked(aegis: Aegis) -> None:
 
 def test_an_aegis_that_talks_is_not_believed(aegis: Aegis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aegis, "answer", lambda _: "It is safe.")
-    assert not aegis.judge("a robot").safe
+    with pytest.raises(ValueError, match="expected 'safe'"):
+        aegis.judge("a robot")
 
 
-def test_logits_that_are_not_finite_block(directory: Path) -> None:
-    aegis = Aegis.load(directory / paths.TEXT_SAFETY)
+def test_logits_that_are_not_finite_are_no_answer(directory: Path) -> None:
+    aegis = Aegis.load(directory / paths.TEXT_SAFETY, Policy.own())
     with torch.no_grad():
         aegis.model.get_output_embeddings().weight[5, 0] = float("nan")
-    assert not aegis.judge("a robot").safe
+    with pytest.raises(ValueError, match="not finite"):
+        aegis.judge("a robot")
+
+
+def test_a_policy_that_leaves_no_room_for_a_prompt_is_refused(directory: Path) -> None:
+    with pytest.raises(CheckpointError, match="too long"):
+        Aegis.load(directory / paths.TEXT_SAFETY, Policy(Policy.own().text + " and so on" * 8000))
 
 
 def clouds(rng: np.random.Generator, cell: int) -> Tensor:
@@ -195,9 +224,9 @@ def test_the_vision_tower_alone_is_the_released_model(content_filter: ContentFil
 def test_no_face_is_seen_in_ordinary_frames(face_blur: FaceBlur) -> None:
     frames = ordinary_frames() | {"unsafe pattern": torch.from_numpy(unsafe_frame(HEIGHT, WIDTH))}
     for name, frame in frames.items():
-        blurred, faces = face_blur.blur(frame[None])
-        assert faces == 0, name
-        assert torch.equal(blurred[0], frame)
+        blurred = face_blur.blur(frame[None])
+        assert blurred.faces == blurred.with_faces == 0, name
+        assert torch.equal(blurred.frames[0], frame)
 
 
 def test_drawn_faces_are_found_and_pixelated(face_blur: FaceBlur) -> None:
@@ -213,19 +242,19 @@ def test_drawn_faces_are_found_and_pixelated(face_blur: FaceBlur) -> None:
         overlap = (opposite - corner).clamp(min=0).prod()
         iou = overlap / ((box[2:] - box[:2]).prod() + size**2 - overlap)
         assert iou > 0.5, (size, y, x, box)
-        blurred, faces = face_blur.blur(frame[None])
-        assert faces >= 1
-        assert not torch.equal(blurred[0, y : y + size, x : x + size], frame[y : y + size, x : x + size])
+        blurred = face_blur.blur(frame[None])
+        assert blurred.faces >= 1
+        assert not torch.equal(blurred.frames[0, y : y + size, x : x + size], frame[y : y + size, x : x + size])
 
 
 def test_several_faces_in_a_clip_are_counted(face_blur: FaceBlur) -> None:
     frames = torch.full((33, HEIGHT, WIDTH, 3), 90, dtype=torch.uint8)
-    for index, frame in enumerate(frames):
+    for index, frame in enumerate(frames[:30]):
         draw_test_face(frame.numpy(), 20, 10 + index, 40)
         draw_test_face(frame.numpy(), 60, 180, 64)
-    blurred, faces = face_blur.blur(frames)
-    assert faces == 66
-    assert (blurred != frames).any(dim=(1, 2, 3)).all()
+    blurred = face_blur.blur(frames)
+    assert (blurred.faces, blurred.with_faces) == (60, 30)
+    assert (blurred.frames != frames).any(dim=(1, 2, 3)).sum() == 30
 
 
 def test_a_guardrail_without_all_its_weights_does_not_load(directory: Path, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from transformers import SiglipConfig, SiglipVisionModel
 
 from cosmos_triton.client.cli import main
 from cosmos_triton.export.convert import convert
-from cosmos_triton.export.layout import CHECKPOINTS, WORD_LISTS
+from cosmos_triton.export.layout import CHECKPOINTS
 from cosmos_triton.export.manifest import NAME as MANIFEST
 from cosmos_triton.export.verify import require
+from cosmos_triton.guardrail.lemmas import FILES
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
@@ -35,8 +36,9 @@ Verify = Callable[..., tuple[int, dict[str, str], list[str]]]
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("converted")
     write_released_tree(directory)
-    (directory / WORD_LISTS[-1]).parent.mkdir(parents=True)
-    (directory / WORD_LISTS[-1]).touch()
+    for file in FILES:
+        (directory / paths.NLTK_DATA / file).parent.mkdir(parents=True, exist_ok=True)
+        (directory / paths.NLTK_DATA / file).touch()
     convert(directory)
     return directory
 
@@ -202,3 +204,30 @@ def test_serving_needs_every_file_of_its_deployment_and_no_other(tree: Path) -> 
         require(tree, DEPLOYMENTS[deployment])
     with pytest.raises(CheckpointError, match=r"4b cannot run: missing Cosmos-1\.0-Autoregressive-4B"):
         require(tree, DEPLOYMENTS["4b"])
+
+
+GUARDRAIL_FILES = [
+    f"{paths.BLOCKLIST}/custom/words.txt",
+    f"{paths.BLOCKLIST}/exact_match/words.txt",
+    *(f"{paths.NLTK_DATA}/{file}" for file in FILES),
+    *(f"{paths.TEXT_SAFETY}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")),
+    *(f"{paths.VIDEO_SAFETY_ENCODER}/{name}" for name in ("config.json", "model.safetensors")),
+    paths.VIDEO_SAFETY,
+    paths.FACE_DETECTOR,
+]
+
+
+@pytest.mark.parametrize("file", GUARDRAIL_FILES)
+def test_serving_needs_every_file_of_the_guardrails_and_names_it(tree: Path, file: str) -> None:
+    (tree / file).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        require(tree, DEPLOYMENTS["tiny-video2world"])
+    named = file.replace("words.txt", "*").replace("tokenizer.json", "tokenizer.*")
+    assert named in str(caught.value)
+
+
+def test_serving_refuses_a_policy_that_is_none(tree: Path) -> None:
+    (tree / paths.POLICY).write_text("be nice")
+    require(tree, DEPLOYMENTS["tiny"])
+    with pytest.raises(CheckpointError, match=r"policy\.txt: describes no category"):
+        require(tree, DEPLOYMENTS["tiny-video2world"])

@@ -11,6 +11,8 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from cosmos_triton.client.sample_media import EVENING, draw
+from cosmos_triton.guardrail.judgement import VIDEO_PANEL, Judgement
+from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.model_repository import glue
 from cosmos_triton.runtime.media_encode import FPS
 
@@ -56,5 +58,5 @@ class TritonPythonModel:
         return [pb.Tensor("video", self.clip)]
 
     def video_guardrail(self, request):
-        verdict = {"safe": True, "guardrail": "stand-in", "reason": "", "checks": [], "faces_blurred": 0}
-        return [pb.Tensor("video", glue.array(request, "video")), glue.json_tensor("verdict", verdict)]
+        judgement = Judgement(tuple(map(Verdict.passed, VIDEO_PANEL.guardrails)), dict.fromkeys(VIDEO_PANEL.facts, 0))
+        return [pb.Tensor("video", glue.array(request, "video")), glue.string_tensor("verdict", judgement.to_json())]

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cosmos_triton.runtime.deployments import DEPLOYMENTS
 PROMPT = "a tractor crosses the meadow"
 CLIP = files.clip(files.numbered(12))
 STILL = files.still(files.quadrants(), "png")
+SERVE = (Path(sys.executable).with_name("cosmos-triton"), "serve")
 TRITON = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 DTYPES = {
     "visual_input": np.object_,
@@ -38,9 +39,10 @@ DTYPES = {
 class PipelineServer(Server):
     """`cosmos-triton serve` of a deployment; prompts are filled in where it needs one."""
 
-    def __init__(self, deployment: str, checkpoints: Path, folder: Path) -> None:
-        command = [Path(sys.executable).with_name("cosmos-triton"), "serve", "--deployment", deployment]
-        super().__init__([*command, "--checkpoint-dir", checkpoints], folder)
+    def __init__(
+        self, deployment: str, checkpoints: Path, folder: Path, *, serve: Sequence[str | Path] = SERVE
+    ) -> None:
+        super().__init__([*serve, "--deployment", deployment, "--checkpoint-dir", checkpoints], folder)
         self.deployment = DEPLOYMENTS[deployment]
 
     @property
@@ -96,9 +98,24 @@ class PipelineServer(Server):
         return max((int(batch["batch_size"]) for batch in self.statistics(model)["batch_stats"]), default=0)
 
     def metric(self, name: str) -> float:
+        return self.metrics()[name]
+
+    def metrics(self) -> dict[str, float]:
+        """By name, with labels in braces where there are any."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as page:
             lines = page.read().decode().splitlines()
-        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+
+    def blocks(self, guardrail: str, category: str) -> float:
+        """How many requests the metrics count."""
+        found = [
+            value
+            for name, value in self.metrics().items()
+            if name.startswith("cosmos_guardrail_blocks{")
+            and f'guardrail="{guardrail}"' in name
+            and f'category="{category}"' in name
+        ]
+        return sum(found)
 
 
 def tensor(triton: Any, name: str, values: np.ndarray) -> Any:

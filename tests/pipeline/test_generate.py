@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import Event, Generation, GuardrailBlocked
 from cosmos_triton.export.tiny_guardrails import BLOCKED_WORD, DANGER_WORD, draw_test_face, unsafe_frame
+from cosmos_triton.guardrail.policy import Policy
 
 INPUTS = {"clip": CLIP, "still": STILL}
 PROTOCOLS = ("grpc", "http")
@@ -90,8 +91,10 @@ def test_report_is_complete(
     assert report["input"] == size | details[kind]
     guardrails = ["blocklist", "aegis"] if server.deployment.is_video2world else []
     assert [verdict["guardrail"] for verdict in report["guardrails"]] == [*guardrails, "content_filter", "face_blur"]
-    assert all(verdict["safe"] is True for verdict in report["guardrails"])
-    assert report["faces_blurred"] == 0
+    for verdict in report["guardrails"]:
+        assert (verdict["safe"], verdict["categories"], verdict["reason"]) == (True, [], "")
+    assert report["policy_sha256"] == (Policy.own().sha256 if guardrails else None)
+    assert report["faces_blurred"] == report["frames_blurred"] == 0
     assert report["warnings"] == []
     assert re.fullmatch(r"\d+\.\d+\.\d+", report["versions"]["cosmos-triton"])
     assert re.fullmatch("[0-9a-f]{64}", report["tokens_sha256"])
@@ -174,23 +177,30 @@ def test_prompts_that_wait_together_are_encoded_together(video2world: PipelineSe
     assert not np.allclose(contexts[4], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize(("word", "guardrail"), [(BLOCKED_WORD, "blocklist"), (DANGER_WORD, "aegis")])
+@pytest.mark.parametrize(
+    ("word", "guardrail", "category"), [(BLOCKED_WORD, "blocklist", "custom"), (DANGER_WORD, "aegis", "O3")]
+)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_blocked_prompt_is_an_outcome_and_costs_no_network(
-    video2world: PipelineServer, word: str, guardrail: str, protocol: str
+    video2world: PipelineServer, word: str, guardrail: str, category: str, protocol: str
 ) -> None:
     stages = (STAGES | TEXT_STAGES) - {"media_decoder", "text_guardrail"}
-    before = {stage: video2world.runs(stage) for stage in stages}
+    before, counted = {stage: video2world.runs(stage) for stage in stages}, video2world.blocks(guardrail, category)
     outputs = video2world.infer(protocol, prompt=f"a robot with a {word}".encode())
     report = json.loads(outputs["report"][0])
     assert outputs["video"].tolist() == [b""]
     assert report["outcome"] == "prompt_blocked"
     assert report["reason"].startswith(f"{guardrail}: ")
-    assert report["guardrails"][-1]["safe"] is False
+    last = report["guardrails"][-1]
+    assert (last["guardrail"], last["safe"], last["categories"]) == (guardrail, False, [category])
+    assert report["policy_sha256"] == Policy.own().sha256
+    assert report["faces_blurred"] == report["frames_blurred"] == 0
     assert {stage: video2world.runs(stage) for stage in stages} == before
     with pytest.raises(GuardrailBlocked) as caught:
-        video2world.generate(protocol, prompt=f"a robot with a {word}")
+        video2world.generate(protocol, prompt=f"a robot with a {word}", on_event=print)  # the other pipeline's
     assert caught.value.report["outcome"] == "prompt_blocked"
+    assert video2world.blocks(guardrail, category) == counted + 2
+    assert word not in video2world.log
 
 
 def test_unsafe_video_comes_out_black_and_faces_blurred(base: PipelineServer) -> None:
@@ -204,7 +214,7 @@ def test_unsafe_video_comes_out_black_and_faces_blurred(base: PipelineServer) ->
     answer = base.infer_stage("video_guardrail", video=video)
     verdict = json.loads(answer["verdict"][0])
     assert verdict["safe"] is True
-    assert verdict["faces_blurred"] == 1
+    assert verdict["faces_blurred"] == verdict["frames_blurred"] == 1
     assert (answer["video"][7] != video[7]).any()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -11,10 +12,12 @@ from typing import Any
 import media_files as files
 import numpy as np
 import pytest
+from long_prompts import long_prompts
 from pipeline.pipeline_server import CLIP, STILL, PipelineServer
 from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import InvalidInput
+from cosmos_triton.export.tiny_guardrails import BLOCKED_WORD
 
 REFUSAL_SECONDS = 2.0
 STATUS = {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}
@@ -111,6 +114,16 @@ def test_wrong_tensors_are_refused(base: PipelineServer, tensors: dict[str, np.n
     with pytest.raises(InferenceServerException) as caught:
         base.infer_stage("world_generation", **tensors)
     assert caught.value.status() == STATUS["grpc"]
+
+
+def test_prompts_that_want_to_be_misread_are_decided(video2world: PipelineServer) -> None:
+    hidden = "bl\u043e\u200bckedWORD"  # a Cyrillic letter, and one of no width
+    long = long_prompts()
+    prompts = [long["signs"], long["zero width"], f"a {hidden}", f"\u202e{BLOCKED_WORD.upper()}", "\u673a\u5668\u4eba"]
+    answers = [video2world.infer_stage("text_guardrail", prompt=np.array([p.encode()], np.object_)) for p in prompts]
+    categories = [json.loads(answer["verdict"][0])["checks"][-1]["categories"] for answer in answers]
+    assert ["guardrail_error"] not in categories
+    assert categories[-3:] == [["custom"], ["custom"], []]
 
 
 @pytest.mark.parametrize("model", ["base", "video2world"])

@@ -15,20 +15,19 @@ import pytest
 from pipeline.pipeline_server import PipelineServer, seconds_until
 from tritonclient.utils import InferenceServerException
 
-from cosmos_triton.client import Event, Generation, ServerFailed, ServerUnreachable
+from cosmos_triton.client import Event, Generation, GuardrailBlocked, ServerFailed, ServerUnreachable
 
 FAILED = 15  # seconds within which the request must have ended
 UNREADY = 5  # within which /v2/health/ready says so
 RECOVERED = 30  # within which the deployment generates again
 BRIEF = [
     "media_decoder",
-    "text_guardrail",
     "text_encoder",
     "video_tokenizer_encoder",
     "video_tokenizer_decoder",
-    "video_guardrail",
     "media_encoder",
 ]
+GUARDRAILS = {"text_guardrail": "prompt_blocked", "video_guardrail": "video_blocked"}
 LONG = ["ar_sampler", "diffusion_decoder"]
 
 
@@ -71,15 +70,21 @@ def assert_recovers(server: PipelineServer, killed: float, **inputs: object) -> 
     assert time.monotonic() - killed < RECOVERED
 
 
-@pytest.mark.parametrize("stage", BRIEF)
+@pytest.mark.parametrize("stage", [*BRIEF, *GUARDRAILS])
 def test_killed_stage_fails_its_request_and_comes_back(video2world: PipelineServer, stage: str) -> None:
+    """What a guardrail has not judged is blocked."""
     inputs = {"disable_diffusion_decoder": True}
     triton = video2world.triton_pid
     for pid in video2world.stub_pids(stage):
         os.kill(pid, signal.SIGSTOP)  # so that it has not finished when it dies
     error, seconds, killed = kill_at(video2world, stage, lambda event: event.stage == stage, **inputs)
-    assert isinstance(error, ServerFailed)
-    assert str(error) == f"{stage}: its process died"
+    if stage in GUARDRAILS:
+        assert isinstance(error, GuardrailBlocked)
+        assert error.report["outcome"] == GUARDRAILS[stage]
+        assert error.report["reason"] == f"guardrail_error: {stage}: the check failed"
+    else:
+        assert isinstance(error, ServerFailed)
+        assert str(error) == f"{stage}: its process died"
     assert seconds < FAILED
     assert_recovers(video2world, killed, **inputs)
     assert video2world.triton_pid == triton
