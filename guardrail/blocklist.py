@@ -42,7 +42,7 @@ class Blocklist:
 
     Args:
         lemmatize: the dictionary form of a lower-case word.
-        is_word: whether a lower-case word is English. It then is no misspelt blocked word.
+        is_word: whether a lower-case word is English. It then is no misspelt blocked word, nor is a whitelisted one.
     """
 
     name = "blocklist"
@@ -130,7 +130,7 @@ class Blocklist:
                 return Violation.NEAR_MATCH
         bare = [bare for word in words if (bare := word.strip(string.punctuation))]
         for window in self._near.misspelt(bare):
-            if not all(map(self.is_word, window.split())):
+            if not all(word in self.whitelist or self.is_word(word) for word in window.split()):
                 return Violation.MISSPELT
         return None
 

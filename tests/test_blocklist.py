@@ -109,6 +109,11 @@ def test_an_english_word_is_no_misspelt_blocked_one(prompt: str) -> None:
     assert blocklist(exact_match=["quibblex", "dratted hat"]).violation(prompt) is None
 
 
+def test_a_whitelisted_name_is_no_misspelt_blocked_word() -> None:
+    assert blocklist(exact_match=["quibblex"]).violation("Mr Quibbley") == Violation.MISSPELT
+    assert blocklist(exact_match=["quibblex"], whitelist=["quibbley"]).violation("Mr Quibbley,") is None
+
+
 def test_one_letter_too_many_is_what_the_references_similarity_says() -> None:
     rng = random.Random(2)
     entry_letters, seen = "abcd", 0
