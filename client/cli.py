@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cosmos_triton.client import generate_command, source_commands
 from cosmos_triton.export import cli as export_cli
-from cosmos_triton.export import serve_cli
+from cosmos_triton.export import plan_cli, serve_cli
 from cosmos_triton.runtime.errors import CosmosError
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     export_cli.add_checkpoints(commands)
+    plan_cli.add_plan(commands)
     serve_cli.add_serve(commands)
     generate_command.add_generate(commands)
     source_commands.add_base(commands)

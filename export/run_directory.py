@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,13 +54,19 @@ def read_config(model: Path) -> ModelConfig:
 
 
 def render(
-    repository: Path, models: Path, *, parameters: Mapping[str, str], without: Collection[str] = ()
+    repository: Path,
+    models: Path,
+    *,
+    parameters: Mapping[str, str],
+    without: Collection[str] = (),
+    edit: Callable[[ModelConfig], None] | None = None,
 ) -> dict[str, ModelConfig]:
     """Write the models of `repository` to the folder `models`, with `parameters` set in each. Those of an earlier
     rendering are removed.
 
     Args:
         without: models to leave out.
+        edit: what else is to be changed in each configuration.
 
     Returns:
         The configurations written, by model.
@@ -76,6 +82,8 @@ def render(
     for name, config in configs.items():
         for key, value in parameters.items():
             config.parameters[key].string_value = value
+        if edit:
+            edit(config)
         model = models / name
         model.mkdir()
         (model / VERSION).symlink_to((repository / name / VERSION).resolve())

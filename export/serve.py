@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
+from cosmos_triton.export.gpu_memory import read_gpu_memory
+from cosmos_triton.export.memory_plan import GB, TEXT_STAGES, Plan, plan_memory
+from cosmos_triton.export.plan_cli import as_text
 from cosmos_triton.export.run_directory import model_repository
 from cosmos_triton.export.serve_repository import serve_repository
 from cosmos_triton.export.triton_server import SHARED_MEMORY, Addresses, StartError
+from cosmos_triton.export.supervisor import say
 from cosmos_triton.export.verify import require
 from cosmos_triton.runtime.deployments import Deployment
 
-TEXT_STAGES = {"text_guardrail", "text_encoder"}
 # Each stage that takes or gives a clip holds it in shared memory: four of them, four requests at once.
 CLIPS_IN_SHARED_MEMORY = 16
 
@@ -22,15 +25,22 @@ def serve(
     deployment: Deployment,
     *,
     checkpoint_dir: Path,
+    gpu_memory: str,
+    weights_8bit: bool,
     addresses: Addresses,
     run_dir: Path | None,
     tritonserver: Path | None,
 ) -> int:
     """Serve one deployment until a signal ends it; returns the exit code.
 
+    Args:
+        gpu_memory: GB that it may use, or `auto`.
+        weights_8bit: as for `plan_memory`.
+
     Raises:
         CosmosError: it could not be started, or not be kept running.
     """
+    plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit)
     require(checkpoint_dir, deployment)
     _check_shared_memory(CLIPS_IN_SHARED_MEMORY * deployment.frames * deployment.height * deployment.width * 3)
     return serve_repository(
@@ -42,10 +52,31 @@ def serve(
             "device": "cuda" if torch.cuda.is_available() else "cpu",
         },
         without=() if deployment.is_video2world else TEXT_STAGES,
+        plan=plan,
         addresses=addresses,
         run_dir=run_dir,
         tritonserver=tritonserver,
     )
+
+
+def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Plan | None:
+    """The plan, which the log is told; None where there is no GPU and no budget to keep to.
+
+    Raises:
+        StartError: the deployment does not fit.
+    """
+    budget = read_gpu_memory(gpu_memory)
+    if budget is None:
+        return None
+    plan = plan_memory(deployment, budget, weights_8bit=weights_8bit)
+    if not plan.fits:
+        hint = "" if weights_8bit else "; less with --weights-8bit, see `cosmos-triton plan`"
+        raise StartError(
+            f"--gpu-memory: value {budget:.1f}; accepted: {plan.peak / GB:.1f} or more for {deployment.name}{hint}"
+        )
+    for line in as_text(plan).splitlines():
+        say(line)
+    return plan
 
 
 def _check_shared_memory(needed: int) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cosmos_triton.export.cli import Commands
+from cosmos_triton.export.plan_cli import add_gpu_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 
 
@@ -22,6 +23,7 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--checkpoint-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints"
     )
+    add_gpu_memory(parser, without="without a GPU, there is no plan")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every one (default: this machine alone)"
     )
@@ -43,6 +45,8 @@ def _serve(args: argparse.Namespace) -> int:
     return serve(
         DEPLOYMENTS[args.deployment],
         checkpoint_dir=args.checkpoint_dir,
+        gpu_memory=args.gpu_memory,
+        weights_8bit=args.weights_8bit,
         addresses=Addresses(args.host, args.http_port, args.grpc_port, args.metrics_port),
         run_dir=args.run_dir,
         tritonserver=args.tritonserver,

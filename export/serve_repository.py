@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from cosmos_triton.export import server_binary
+from cosmos_triton.export.memory_plan import Plan
+from cosmos_triton.export.planned_config import rate_limit_options, write_plan
 from cosmos_triton.export.run_directory import render, run_directory
 from cosmos_triton.export.stop_signals import Stopped, StopSignals
 from cosmos_triton.export.supervisor import Supervisor
@@ -21,6 +24,7 @@ def serve_repository(
     parameters: Mapping[str, str],
     addresses: Addresses,
     without: Collection[str] = (),
+    plan: Plan | None = None,
     run_dir: Path | None = None,
     tritonserver: Path | None = None,
 ) -> int:
@@ -31,6 +35,7 @@ def serve_repository(
     Args:
         parameters: set in the configuration of every model. `device` is "cpu" or "cuda".
         without: models to leave out.
+        plan: of GPU memory; without one every weight is resident, and nothing waits for memory.
         run_dir: where to render the models, in models/, and for stages to meet, in jobs/, which they find in their
             parameter `jobs_dir`; a temporary folder when None.
         tritonserver: the executable; looked for when None.
@@ -42,8 +47,21 @@ def serve_repository(
         models, jobs = folder / "models", folder / "jobs"
         models.mkdir(exist_ok=True)
         jobs.mkdir(exist_ok=True)
-        configs = render(repository, models, parameters={**parameters, "jobs_dir": str(jobs)}, without=without)
-        server = TritonServer(binary, models, jobs=jobs, addresses=addresses, has_gpu=parameters["device"] != "cpu")
+        configs = render(
+            repository,
+            models,
+            parameters={**parameters, "jobs_dir": str(jobs)},
+            without=without,
+            edit=partial(write_plan, plan) if plan else None,
+        )
+        server = TritonServer(
+            binary,
+            models,
+            jobs=jobs,
+            addresses=addresses,
+            has_gpu=parameters["device"] != "cpu",
+            options=rate_limit_options(plan) if plan else (),
+        )
         entry_models = ENTRY_MODELS & set(configs)
         decoupled = {name for name, config in configs.items() if config.model_transaction_policy.decoupled}
         supervisor = Supervisor(

@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,16 @@ class TritonServer:
     becomes of them, `kill` finds it all.
     """
 
-    def __init__(self, binary: ServerBinary, models: Path, *, jobs: Path, addresses: Addresses, has_gpu: bool) -> None:
+    def __init__(
+        self,
+        binary: ServerBinary,
+        models: Path,
+        *,
+        jobs: Path,
+        addresses: Addresses,
+        has_gpu: bool,
+        options: Iterable[str] = (),
+    ) -> None:
         key = secrets.token_hex(16)
         self._models, self._jobs = models, jobs
         self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)
@@ -92,7 +102,10 @@ class TritonServer:
             # A stage's interpreter may take its time to start, when a dozen do at once on a cold disk.
             "--backend-config=python,stub-timeout-seconds=120",
             "--log-format=ISO8601",
-            *([] if has_gpu else ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]),
+            # Stages hand each other tensors in shared memory: no pool of the server's own is of use.
+            "--pinned-memory-pool-byte-size=0",
+            *(["--cuda-memory-pool-byte-size=0:0"] if has_gpu else ["--allow-gpu-metrics=false"]),
+            *options,
         ]
         self._process: subprocess.Popen[str] | None = None
         self._log: ServerLog | None = None

@@ -17,6 +17,7 @@ from cosmos_triton.guardrail.judgement import Judgement
 from cosmos_triton.guardrail.policy import Policy
 from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, judged
 from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.residency import Placement
 
 REMEMBERED = 4096  # prompts
 
@@ -49,12 +50,13 @@ class PromptGuardrail:
         self._memory: OrderedDict[bytes, Judgement] = OrderedDict()  # the latest asked for last
 
     @classmethod
-    def load(cls, checkpoint_dir: Path, device: str) -> PromptGuardrail:
+    def load(cls, checkpoint_dir: Path, placement: Placement) -> PromptGuardrail:
         """The blocklist, then Aegis: in bf16 on a GPU, in fp32 on a CPU. A missing file raises."""
         policy = Policy.read(checkpoint_dir / paths.POLICY)
         blocklist = Blocklist.from_folder(checkpoint_dir / paths.BLOCKLIST, checkpoint_dir / paths.NLTK_DATA)
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        aegis = Aegis.load(checkpoint_dir / paths.TEXT_SAFETY, policy, device=device, dtype=dtype)
+        dtype = torch.float32 if placement.device == "cpu" else torch.bfloat16
+        aegis = Aegis.load(checkpoint_dir / paths.TEXT_SAFETY, policy, device=placement.load_device, dtype=dtype)
+        placement.put(aegis.model, aegis.model.model.layers)
         return cls((blocklist, aegis), policy)
 
     def judge(self, prompt: str) -> Judgement:

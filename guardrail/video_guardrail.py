@@ -17,6 +17,7 @@ from cosmos_triton.networks.video_safety import VideoSafety
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.residency import Placement
 
 
 class VideoGuardrail:
@@ -30,8 +31,9 @@ class VideoGuardrail:
         self.check_seconds = check_seconds
 
     @classmethod
-    def load(cls, checkpoint_dir: Path, deployment: Deployment, device: str) -> VideoGuardrail:
-        """Both networks in fp32, as released. A missing file raises."""
+    def load(cls, checkpoint_dir: Path, deployment: Deployment, placement: Placement) -> VideoGuardrail:
+        """All networks in fp32, as released. A missing file raises."""
+        device = placement.load_device
         encoder = load_encoder(checkpoint_dir / paths.VIDEO_SAFETY_ENCODER).to(device)
         head = load_network(
             VideoSafety,
@@ -47,7 +49,8 @@ class VideoGuardrail:
             dtype=torch.float32,
             device=device,
         )
-        return cls(ContentFilter(encoder, head), FaceBlur(detector))
+        placement.put(encoder, encoder.encoder.layers)
+        return cls(ContentFilter(encoder, placement.put(head)), FaceBlur(placement.put(detector)))
 
     def apply(self, frames: Tensor) -> tuple[Tensor, Judgement]:
         """RGB uint8 frames [T, H, W, 3] -> the frames to hand out, black if blocked, and what was found in them."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb
@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.errors import InvalidInput
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from cosmos_triton.runtime.residency import Placement
+    from cosmos_triton.runtime.stages import Stages
 
+Array = NDArray[Any]
 
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 PROGRESS_BYTES = 120
@@ -74,11 +77,29 @@ class Settings:
         import torch  # here, since the pipelines do without
 
         settings = cls.read(args)
-        if settings.device == "cpu":
+        if settings.device == "cpu" and settings.parameters.get("mode") != "cpu":
             torch.set_num_threads(1)  # the stages share the cores: each on all of them at once is slower
+        if settings.device != "cpu" and "gpu_memory_mib" in settings.parameters:
+            share = (int(settings.parameters["gpu_memory_mib"]) << 20) / torch.cuda.mem_get_info()[1]
+            torch.cuda.set_per_process_memory_fraction(min(share, 1.0))  # who takes more than planned is told so
         if transformers := sys.modules.get("transformers"):  # slow to import where it has no use
             transformers.utils.logging.disable_progress_bar()
         return settings
+
+    def placement(self) -> Placement:
+        """How the memory plan has the stage keep its weights; without a plan they stay where they are."""
+        from cosmos_triton.runtime.residency import Placement
+
+        mode = self.parameters.get("mode", "resident")
+        count = self.parameters.get("streamed_blocks")
+        return Placement(self.device, "resident" if mode == "cpu" else mode, None if count is None else int(count))
+
+    def stages(self, placement: Placement) -> Stages:
+        """What loads the stage's networks."""
+        from cosmos_triton.runtime.stages import Stages
+
+        weights_8bit = self.parameters.get("precision") == "int8"
+        return Stages(self.deployment, self.checkpoint_dir, placement, weights_8bit=weights_8bit)
 
 
 @dataclass(frozen=True, slots=True)

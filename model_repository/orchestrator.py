@@ -256,14 +256,16 @@ class Orchestrator:
         """The tokens of the clip [5, h, w].
 
         ar_sampler works on between its answers: the first says that it has begun, the second brings the tokens. One
-        answer, given late, would never come if the process died, and the server would wait for it for ever.
+        answer, given late, would never come if the process died, and the server would wait for it for ever. Only where
+        its weights are not resident does it work while it is asked, and answer with the tokens at once.
         """
         started = time.monotonic()
-        await self._ask(job, "ar_sampler", inputs)
-        while not (job.progress and job.progress.is_complete):
+        outputs = await self._ask(job, "ar_sampler", inputs)
+        while "tokens" not in outputs and not (job.progress and job.progress.is_complete):
             await asyncio.sleep(WATCH_SECONDS)
             self._look_after(job, "ar_sampler")
-        outputs = await self._ask(job, "ar_sampler", {})
+        if "tokens" not in outputs:
+            outputs = await self._ask(job, "ar_sampler", {})
         self._note_end(job, "ar_sampler", started)
         return outputs["tokens"]
 

@@ -317,12 +317,12 @@ class ARTransformer(nn.Module):
 def fuse_projections(network: ARTransformer) -> None:
     """Lay the projections that share an input side by side in memory, so that one product computes them.
 
-    The single weights become views of the fused ones: nothing is held twice, and the keys stay as they are. Call it
-    once the weights are on their device; a second call does nothing.
+    The single weights become views of the fused ones: nothing is held twice, and the keys stay as they are. A second
+    call does nothing, and 8-bit weights stay single.
     """
     for layer in network.layers:
         attention, feed_forward = cast(Layer, layer).attention, cast(Layer, layer).feed_forward
-        if attention.fused is not None:
+        if attention.fused is not None or not isinstance(attention.wq, nn.Linear):
             continue
         attention.fused = _fuse(attention.wq, attention.wk, attention.wv)
         attention.qk_weight = attention.qk_norm_weight().detach()

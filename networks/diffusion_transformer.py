@@ -23,6 +23,7 @@ NORM_EPS = 1e-6
 MLP_RATIO = 4
 PATCH = 2
 BASE_FPS = 24.0
+MLP_ROWS = 8192  # tokens in the MLP at a time: its hidden width is the largest tensor of a block
 ROPE_BASE = 10000.0
 
 
@@ -185,7 +186,7 @@ class MLP(nn.Module):
         self.layer2 = nn.Linear(MLP_RATIO * config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.layer2(F.gelu(self.layer1(x)))
+        return torch.cat([self.layer2(F.gelu(self.layer1(rows))) for rows in x.split(MLP_ROWS, dim=1)], dim=1)
 
 
 class SubBlock(nn.Module):

@@ -51,6 +51,19 @@ class KVCache:
         rows = config.positions + window - 1
         return cls(zeros(rows), zeros(rows), cross_k, cross_v)
 
+    def free_memory(self) -> None:
+        """Give the device its memory back; before the cache is used again, `allocate_memory` must have been called."""
+        for tensor in self._tensors:
+            if tensor is not None:
+                tensor.untyped_storage().resize_(0)
+
+    def allocate_memory(self) -> None:
+        """Have memory, with zeros in it where there was none; the tensors are the same ones."""
+        for tensor in self._tensors:
+            if tensor is not None and not tensor.untyped_storage().nbytes():
+                tensor.untyped_storage().resize_(tensor.nbytes)
+                tensor.zero_()
+
     def layer(self, index: int) -> LayerCache:
         return LayerCache(*(None if t is None else t[index] for t in self._tensors))  # type: ignore[arg-type]
 

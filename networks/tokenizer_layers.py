@@ -18,6 +18,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
+QUERIES = 1024  # pixels of a frame that attend at a time: no fused kernel takes heads as wide, and scores are large
 
 
 def repeat_first_frame(x: Tensor, times: int) -> Tensor:
@@ -112,7 +113,11 @@ class Attention(nn.Module):
         normed = self.norm(x)
         # Four dimensions, though there is one head: only then do the fused kernels take it.
         q, k, v = (rearrange(f(normed), f"b c t h w -> {self.rows}") for f in (self.q, self.k, self.v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
+        if self.is_causal:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:  # each query by itself: exact, whatever is computed together
+            parts = [F.scaled_dot_product_attention(part, k, v) for part in q.split(QUERIES, dim=2)]
+            out = torch.cat(parts, dim=2)
         return x + self.proj_out(rearrange(out, f"{self.rows} -> b c t h w", t=t, h=h, w=w))
 
 

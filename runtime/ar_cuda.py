@@ -25,18 +25,38 @@ class CudaDecoder(Decoder):
 
     Args:
         windows: lengths that `step` will be called with; each is captured once.
+        moves: whether the weights come and go. Then steps are captured by `bring_in`, anew each time.
     """
 
-    def __init__(self, network: ARTransformer, slots: int, *, windows: tuple[int, ...] = (1,)) -> None:
+    def __init__(
+        self, network: ARTransformer, slots: int, *, windows: tuple[int, ...] = (1,), moves: bool = False
+    ) -> None:
         super().__init__(network, slots, max_window=max(windows))
         self._under_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
         self._last_known = self.known.tolist()
         network.attend = attend_to_cache_cuda
         fuse_projections(network)
         for layer in network.layers:
-            layer.compile(dynamic=False, options=COMPILE_OPTIONS)
+            if moves:  # the forward alone: the hooks that see to its weights are not for the compiler
+                layer.forward = torch.compile(layer.forward, dynamic=False, options=COMPILE_OPTIONS)
+            else:
+                layer.compile(dynamic=False, options=COMPILE_OPTIONS)
         self.noise = torch.compile(exponential_noise, dynamic=False)
-        self.graphs = {window: self._capture(window) for window in windows}
+        self.windows = windows
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        if moves:
+            self.send_away()
+        else:
+            self.bring_in()
+
+    def bring_in(self) -> None:
+        super().bring_in()
+        with torch.inference_mode():
+            self.graphs = {window: self._capture(window) for window in self.windows}
+
+    def send_away(self) -> None:
+        self.graphs.clear()  # they hold addresses
+        super().send_away()
 
     def _capture(self, window: int) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()

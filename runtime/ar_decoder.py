@@ -57,7 +57,7 @@ class Decoder:
         self.config = config = network.config
         self.slots = slots
         self.max_window = max_window
-        weight = network.output.weight
+        weight = network.norm.weight  # of the activations' dtype, whatever the products are stored in
         self.device = weight.device
         self.noise = exponential_noise
         self.cache = KVCache.allocate(config, slots, window=max_window, device=weight.device, dtype=weight.dtype)
@@ -73,6 +73,14 @@ class Decoder:
         self.token_keys = token_keys(config.vocab_size, weight.device)  # [V]
         self.temperature = per_slot(torch.float32, 1, 1)
         self.top_p = per_slot(torch.float32, 1, 1)
+
+    def bring_in(self) -> None:
+        """Get ready to work, the network's weights being there."""
+        self.cache.allocate_memory()
+
+    def send_away(self) -> None:
+        """Let go of the memory that nothing needs between two clips."""
+        self.cache.free_memory()
 
     @property
     def clip_length(self) -> int:

@@ -61,8 +61,11 @@ class DiffusionDecoder:
                     on_step(before + done, total)
 
             latents = self._denoise(window, context, report)
-            video = decode_latents(self.tokenizer, latents, self.statistics, sigma_data=SIGMA_DATA)
-            videos.append(video.float().clamp(-1, 1))
+            clips = [  # one after the other: the tokenizer's activations are larger than the network's
+                decode_latents(self.tokenizer, clip, self.statistics, sigma_data=SIGMA_DATA).float().clamp(-1, 1)
+                for clip in latents.split(1)
+            ]
+            videos.append(torch.cat(clips))
         return (join_windows(videos)[:, :, :frames] + 1) / 2
 
     def _denoise(self, tokens: Tensor, context: Tensor, on_step: Callable[[int, int], None]) -> Tensor:

@@ -19,7 +19,9 @@ from cosmos_triton.runtime.ar_decoder import Decoder
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion_decoder import DiffusionDecoder
+from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
+from cosmos_triton.runtime.residency import Placement
 from cosmos_triton.runtime.tokenizers import LatentStatistics
 
 if TYPE_CHECKING:
@@ -28,14 +30,27 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 
+# Parts of the AR model's layers that are used when a clip's text is read, outside of their layer's forward.
+READ_FOR_CONTEXT = ("cross_attention.wk", "cross_attention.wv", "cross_attention.k_norm")
+
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Loads what a stage runs. Networks run in bf16 on a GPU and in fp32 on a CPU; the text encoder always in fp32."""
+    """Loads what a stage runs. Networks run in bf16 on a GPU and in fp32 on a CPU.
+
+    Args:
+        placement: how the weights are kept. Its stage works inside `placement.at_work()`.
+        weights_8bit: store the matrices of the AR model and of the diffusion network in 8 bits.
+    """
 
     deployment: Deployment
     checkpoint_dir: Path
-    device: str
+    placement: Placement
+    weights_8bit: bool = False
+
+    @property
+    def device(self) -> str:
+        return self.placement.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -46,32 +61,35 @@ class Stages:
         from cosmos_triton.runtime.text_encoder import TextEncoder, load_tokenizer
 
         folder = self.checkpoint_dir / paths.TEXT_ENCODER
-        network = load_network(
-            text_encoder.build_text_encoder,
-            text_encoder.PRESETS[self.deployment.text_encoder],
-            folder / paths.WEIGHTS,
-            dtype=torch.float32,
-            device=self.device,
-        )
-        return TextEncoder(network, load_tokenizer(folder))
+        config = text_encoder.PRESETS[self.deployment.text_encoder]
+        network = self._load(text_encoder.build_text_encoder, config, f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}")
+        return TextEncoder(self.placement.put(network, network.encoder.block), load_tokenizer(folder))
 
     def discrete_encoder(self) -> DiscreteEncoder:
         config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
-        return self._load(DiscreteEncoder, config, paths.DISCRETE_ENCODER)
+        return self.placement.put(self._load(DiscreteEncoder, config, paths.DISCRETE_ENCODER))
 
     def discrete_decoder(self) -> DiscreteDecoder:
         config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
-        return self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER)
+        return self.placement.put(self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER))
 
     def ar_decoder(self, slots: int) -> Decoder:
         config = ar_transformer.PRESETS[self.deployment.ar_preset]
-        network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}")
-        if self.device != "cpu":
+        network = self._load(
+            ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_PARTS
+        )
+        fuse_projections(network)
+        self.placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
+        moves = not self.placement.is_resident
+        if self.device == "cpu":
+            decoder = Decoder(network, slots)
+        else:
             from cosmos_triton.runtime.ar_cuda import CudaDecoder  # needs Triton, the compiler
 
-            return CudaDecoder(network, slots)
-        fuse_projections(network)
-        return Decoder(network, slots)
+            decoder = CudaDecoder(network, slots, moves=moves)
+        if moves:
+            self.placement.parts.append(decoder)
+        return decoder
 
     def diffusion_decoder(self) -> DiffusionDecoder:
         config = tokenizer.PRESETS[self.deployment.continuous_tokenizer]
@@ -79,12 +97,13 @@ class Stages:
             DiffusionTransformer,
             diffusion_transformer.PRESETS[self.deployment.diffusion_decoder],
             paths.DIFFUSION_DECODER,
+            eight_bit=DIFFUSION_PARTS,
         )
         statistics = SafetensorsFile(self.checkpoint_dir / paths.LATENT_STATISTICS)
         mean, std = (statistics.tensor(name).to(self.device) for name in ("mean", "std"))
         return DiffusionDecoder(
-            network,
-            self._load(ContinuousDecoder, config, paths.CONTINUOUS_DECODER),
+            self.placement.put(network, network.blocks.values()),
+            self.placement.put(self._load(ContinuousDecoder, config, paths.CONTINUOUS_DECODER)),
             LatentStatistics.from_vectors(mean, std, config),
         )
 
@@ -92,5 +111,17 @@ class Stages:
         """Embedding [512, X] of the prompt that the diffusion decoder sees where the user gives none."""
         return SafetensorsFile(self.checkpoint_dir / paths.GENERIC_PROMPT).tensor("context")[0].to(self.device)
 
-    def _load(self, build: Callable[[Config], Network], config: Config, file: str) -> Network:
-        return load_network(build, config, self.checkpoint_dir / file, dtype=self.dtype, device=self.device)
+    def _load(
+        self, build: Callable[[Config], Network], config: Config, file: str, *, eight_bit: tuple[str, ...] = ()
+    ) -> Network:
+        """A network that is yet to be put where it belongs.
+
+        Args:
+            eight_bit: names of the parts that 8-bit weights are for.
+        """
+        is_8_bit = self.weights_8bit and bool(eight_bit)
+        device = "cpu" if is_8_bit else self.placement.load_device  # in bf16 it may not fit on the device
+        network = load_network(build, config, self.checkpoint_dir / file, dtype=self.dtype, device=device)
+        if is_8_bit:
+            quantise(network, eight_bit)
+        return network.to(self.placement.load_device)

@@ -4,6 +4,9 @@ A clip takes two requests: one with inputs, answered as soon as the engine has t
 progress is complete, one without, answered with the tokens. So no answer is ever outstanding for long, and requests
 join the running ones step by step. The server's own queue and statistics do not see the work: admission and metrics
 are here.
+
+Where the memory plan lets the weights in for one clip at a time, the first request is answered with the tokens: the
+memory that the server's rate limiter gives an execution is its own until it ends, and no longer.
 """
 
 import os
@@ -18,7 +21,6 @@ import triton_python_backend_utils as pb
 from cosmos_triton.model_repository import glue
 from cosmos_triton.runtime.ar_decoder import Prompt
 from cosmos_triton.runtime.ar_engine import AREngine, EngineBusy, EngineStopped, GenerationCancelled
-from cosmos_triton.runtime.stages import Stages
 
 CODES = {EngineBusy: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
 NAME = "ar_sampler"
@@ -28,10 +30,10 @@ WATCH_SECONDS = 0.05
 class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
-        stages = Stages(settings.deployment, settings.checkpoint_dir, settings.device)
+        self.placement = settings.placement()
         slots, waiting = (int(settings.parameters[name]) for name in ("slots", "max_waiting"))
         self.jobs = settings.jobs
-        self.engine = AREngine(stages.ar_decoder(slots), max_waiting=waiting)
+        self.engine = AREngine(settings.stages(self.placement).ar_decoder(slots), max_waiting=waiting)
         self.generations = {}  # by job, until they are collected
         self.metrics = Metrics()
         self.stopping = threading.Event()
@@ -44,9 +46,13 @@ class TritonPythonModel:
     def answer(self, request):
         job, tokens = self.jobs.of(request), glue.optional_array(request, "tokens")
         try:
-            if tokens is not None:
+            if tokens is not None and self.placement.is_resident:
                 self.submit(job, tokens, request)
                 return []
+            if tokens is not None:
+                with self.placement.at_work():
+                    self.submit(job, tokens, request)
+                    return [pb.Tensor("tokens", self.collect(job))]
             return [pb.Tensor("tokens", self.collect(job))]
         except tuple(CODES) as error:
             raise glue.StageError(CODES[type(error)], str(error)) from error
@@ -75,10 +81,13 @@ class TritonPythonModel:
         generation.future.add_done_callback(lambda _: tell(total))
 
     def collect(self, job):
-        generation = self.generations.pop(job, None)
+        generation = self.generations.get(job)
         if generation is None:
             raise glue.StageError("INTERNAL", "ar_sampler was loaded anew, and has lost the clip")
-        return generation.future.result().numpy().astype(np.int32)
+        try:
+            return generation.future.result().numpy().astype(np.int32)
+        finally:
+            self.generations.pop(job, None)
 
     def watch(self):
         """Pass cancellations to the engine, keep the metrics, and end the process if the engine has died."""

@@ -7,13 +7,13 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.model_repository import glue
 from cosmos_triton.runtime.frames import to_uint8
-from cosmos_triton.runtime.stages import Stages
 
 
 class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
-        stages = Stages(settings.deployment, settings.checkpoint_dir, settings.device)
+        self.placement = settings.placement()
+        stages = settings.stages(self.placement)
         self.jobs, self.device, self.frames = settings.jobs, settings.device, settings.deployment.frames
         self.decoder, self.generic_context = stages.diffusion_decoder(), stages.generic_context().float()
 
@@ -55,7 +55,10 @@ class TritonPythonModel:
         tokens = torch.cat([torch.from_numpy(glue.array(request, "tokens")) for request in requests])  # [B, 5, h, w]
         contexts = [glue.optional_array(request, "context") for request in requests]
         context = torch.cat([self.generic_context[None] if c is None else torch.from_numpy(c) for c in contexts])
-        video = self.decoder.decode(
-            tokens.to(self.device).long(), context.to(self.device), frames=self.frames, on_step=on_step
-        )
-        return {job: to_uint8(clip)[None].cpu().numpy() for job, clip in zip(batch, video, strict=True)}
+        with self.placement.at_work():
+            video = self.decoder.decode(
+                tokens.to(self.device).long(), context.to(self.device), frames=self.frames, on_step=on_step
+            )
+            clips = [to_uint8(clip)[None].cpu().numpy() for clip in video]
+            del video
+        return dict(zip(batch, clips, strict=True))

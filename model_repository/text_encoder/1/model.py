@@ -7,13 +7,13 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.model_repository import glue
 from cosmos_triton.runtime.errors import InvalidInput
-from cosmos_triton.runtime.stages import Stages
 
 
 class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
-        self.encoder = Stages(settings.deployment, settings.checkpoint_dir, settings.device).text_encoder()
+        self.placement = settings.placement()
+        self.encoder = settings.stages(self.placement).text_encoder()
 
     def execute(self, requests):
         try:
@@ -33,4 +33,5 @@ class TritonPythonModel:
         for request in requests:
             with suppress(InvalidInput):  # of which its own answer will tell
                 prompts += glue.texts(request, "prompt")
-        return self.encoder.encode(prompts).float().cpu().numpy() if prompts else []
+        with self.placement.at_work():
+            return self.encoder.encode(prompts).float().cpu().numpy() if prompts else []

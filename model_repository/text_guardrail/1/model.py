@@ -7,10 +7,12 @@ from cosmos_triton.model_repository import glue
 class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
-        self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, settings.device)
+        self.placement = settings.placement()
+        self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, self.placement)
 
     def execute(self, requests):
-        return glue.answer_each("text_guardrail", requests, self.judge)
+        with self.placement.at_work():
+            return glue.answer_each("text_guardrail", requests, self.judge)
 
     def judge(self, request):
         [prompt] = glue.texts(request, "prompt")

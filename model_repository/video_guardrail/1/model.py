@@ -10,10 +10,12 @@ from cosmos_triton.model_repository import glue
 class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
-        self.guardrail = VideoGuardrail.load(settings.checkpoint_dir, settings.deployment, settings.device)
+        self.placement = settings.placement()
+        self.guardrail = VideoGuardrail.load(settings.checkpoint_dir, settings.deployment, self.placement)
 
     def execute(self, requests):
-        return glue.answer_each("video_guardrail", requests, self.apply)
+        with self.placement.at_work():
+            return glue.answer_each("video_guardrail", requests, self.apply)
 
     def apply(self, request):
         frames, judgement = self.guardrail.apply(torch.from_numpy(glue.array(request, "video")))

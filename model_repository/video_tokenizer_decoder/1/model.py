@@ -5,7 +5,6 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.model_repository import glue
 from cosmos_triton.runtime.frames import to_uint8, to_unit_range
-from cosmos_triton.runtime.stages import Stages
 from cosmos_triton.runtime.tokenizers import decode_tokens
 
 
@@ -13,10 +12,12 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
         self.jobs, self.device = settings.jobs, settings.device
-        self.decoder = Stages(settings.deployment, settings.checkpoint_dir, settings.device).discrete_decoder()
+        self.placement = settings.placement()
+        self.decoder = settings.stages(self.placement).discrete_decoder()
 
     def execute(self, requests):
-        return glue.answer_each("video_tokenizer_decoder", requests, self.decode)
+        with self.placement.at_work():
+            return glue.answer_each("video_tokenizer_decoder", requests, self.decode)
 
     def decode(self, request):
         self.jobs.of(request)  # nothing comes out of here but to a pipeline, which has it judged

@@ -5,7 +5,6 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.model_repository import glue
 from cosmos_triton.runtime.frames import to_model_input
-from cosmos_triton.runtime.stages import Stages
 from cosmos_triton.runtime.tokenizers import encode_input_frames
 
 
@@ -14,10 +13,12 @@ class TritonPythonModel:
         settings = glue.Settings.for_networks(args)
         self.size = (settings.deployment.height, settings.deployment.width)
         self.device = settings.device
-        self.encoder = Stages(settings.deployment, settings.checkpoint_dir, settings.device).discrete_encoder()
+        self.placement = settings.placement()
+        self.encoder = settings.stages(self.placement).discrete_encoder()
 
     def execute(self, requests):
-        return glue.answer_each("video_tokenizer_encoder", requests, self.encode)
+        with self.placement.at_work():
+            return glue.answer_each("video_tokenizer_encoder", requests, self.encode)
 
     def encode(self, request):
         frames = torch.from_numpy(glue.array(request, "frames")).to(self.device)  # [T, H, W, 3]

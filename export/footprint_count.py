@@ -1,0 +1,308 @@
+"""Counts what the plan of GPU memory is made from, by running each network on shapes alone.
+
+    python -m cosmos_triton.export.footprint_count    # prints the table of export/footprints.py
+
+Tensors on the meta device have sizes and no content, so a network of any size runs in seconds. The bytes that are alive
+at once, apart from weights, are its activations. Attention is counted as the fused kernels do it, which keep no scores,
+where they take its head width.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
+
+from cosmos_triton.export.footprints import Network, key_of
+from cosmos_triton.export.tiny_content_filter import IMAGE_SIZE, PATCH_SIZE
+from cosmos_triton.guardrail import content_filter, face_blur
+from cosmos_triton.guardrail.aegis import MAX_ANSWER_TOKENS
+from cosmos_triton.networks import (
+    ar_transformer,
+    diffusion_transformer,
+    retinaface,
+    text_encoder,
+    tokenizer,
+    video_safety,
+)
+from cosmos_triton.networks.ar_transformer import ARConfig, ARTransformer
+from cosmos_triton.networks.diffusion_transformer import PATCH, DiffusionTransformer
+from cosmos_triton.networks.kv_cache import KVCache
+from cosmos_triton.networks.retinaface import RetinaFace
+from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
+from cosmos_triton.networks.video_safety import VideoSafety
+from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.diffusion import SIGMA_DATA, guided_denoise
+from cosmos_triton.runtime.diffusion_windows import WINDOW
+from cosmos_triton.runtime.frames import to_model_input, to_uint8, to_unit_range
+from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
+from cosmos_triton.runtime.text_encoder import MAX_TOKENS
+from cosmos_triton.runtime.tokenizers import LatentStatistics, decode_latents, decode_tokens, encode_input_frames
+
+BATCH = 8  # frames in a guardrail's network at a time
+FUSED_HEAD_WIDTH = 256  # the widest that the fused attention kernels take
+
+
+class LiveBytes(TorchDispatchMode):
+    """Within it, how many bytes of tensors that were made in it are alive; those that were there before do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._know(tensor, counts=False)
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self._know(tensor, counts=True)
+        return out
+
+    def _know(self, tensor: Tensor, *, counts: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._known:
+            return
+        self._known.add(key)
+        nbytes = storage.nbytes() if counts else 0
+        self.now += nbytes
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, nbytes)
+
+    def _forget(self, key: int, nbytes: int) -> None:
+        self._known.discard(key)
+        self.now -= nbytes
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One network: how to build it, what of it can be streamed, and one run of it at the size that a stage runs it."""
+
+    build: Callable[[], nn.Module]
+    blocks: Callable[[Any], Iterable[nn.Module]]
+    run: Callable[[Any], None]
+    dtype: torch.dtype = torch.bfloat16
+    eight_bit: tuple[str, ...] = ()  # parts that 8-bit weights are offered for
+    kv_cache: ARConfig | None = None  # of an AR model, which allocates the cache of one slot in its run
+
+
+def count(subject: Subject) -> Network:
+    with torch.device("meta"):
+        network = subject.build().to("meta", subject.dtype).requires_grad_(False).eval()
+    largest, number = _blocks(subject.blocks(network))
+    flops = FlopCounterMode(display=False)
+    with torch.inference_mode(), LiveBytes() as live, flops, _fused_attention(flops):
+        subject.run(network)
+    footprint = Network(
+        weights=_held(network), block=largest, blocks=number, activations=live.peak, flops=flops.get_total_flops()
+    )
+    if subject.kv_cache:
+        cache = KVCache.allocate(subject.kv_cache, 1, device="meta", dtype=subject.dtype)
+        slot = sum(t.nbytes for t in (cache.k, cache.v, cache.cross_k, cache.cross_v) if t is not None)
+        footprint = replace(
+            footprint,
+            kv_slot=slot,
+            clip_tokens=subject.kv_cache.clip_tokens,
+            activations=footprint.activations - slot,
+        )
+    if subject.eight_bit:
+        quantise(network, subject.eight_bit)
+        footprint = replace(footprint, weights_8bit=_held(network), block_8bit=_blocks(subject.blocks(network))[0])
+    return footprint
+
+
+def _held(module: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _blocks(blocks: Iterable[nn.Module]) -> tuple[int, int]:
+    """Bytes of the largest, and how many there are."""
+    sizes = [_held(block) for block in blocks]
+    return max(sizes, default=0), len(sizes)
+
+
+@contextmanager
+def _fused_attention(flops: FlopCounterMode) -> Iterator[None]:
+    plain = F.scaled_dot_product_attention
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if q.shape[-1] > FUSED_HEAD_WIDTH:
+            return plain(q, k, v, *args, **kwargs)
+        flops.flop_counts["Global"]["attention"] += 4 * q.numel() * k.shape[-2]  # two products of 2 operations each
+        return torch.empty_like(q)
+
+    with mock.patch.object(F, "scaled_dot_product_attention", attend):
+        yield
+
+
+def _none(_: nn.Module) -> tuple[nn.Module, ...]:
+    return ()
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def subjects(deployment: Deployment) -> dict[str, Subject]:
+    """The networks of a deployment, by what they are."""
+    d, ar = deployment, ar_transformer.PRESETS[deployment.ar_preset]
+    discrete = tokenizer.PRESETS[d.discrete_tokenizer]
+    found = {
+        "ar": _ar_model(ar),
+        "discrete_encoder": _discrete_encoder(discrete, d),
+        "discrete_decoder": _discrete_decoder(discrete, ar),
+        "diffusion": _diffusion(diffusion_transformer.PRESETS[d.diffusion_decoder], ar),
+        "continuous_decoder": _continuous_decoder(tokenizer.PRESETS[d.continuous_tokenizer], d),
+        "siglip": _siglip(d),
+        "video_safety": _safety_head(video_safety.PRESETS[d.video_safety]),
+        "face_detector": _face_detector(retinaface.PRESETS[d.face_detector], d),
+    }
+    if deployment.is_video2world:
+        found |= {"text_encoder": _text_encoder(text_encoder.PRESETS[d.text_encoder]), "aegis": _aegis(d)}
+    return found
+
+
+def _ar_model(config: ARConfig) -> Subject:
+    def run(network: ARTransformer) -> None:
+        """Two frames of prompt, and one step behind it."""
+        decoder = Decoder(network, 1)
+        context = _meta(config.context_length, config.context_dim) if config.context_dim else None
+        prompt = Prompt(torch.zeros(2 * config.frame_tokens, dtype=torch.int64), context=context)
+        for _ in decoder.prefill(0, prompt):
+            pass
+        decoder.step(1)
+
+    return Subject(lambda: ARTransformer(config), lambda n: n.layers, run, eight_bit=AR_PARTS, kv_cache=config)
+
+
+def _discrete_encoder(config: TokenizerConfig, deployment: Deployment) -> Subject:
+    size = (deployment.height, deployment.width)
+
+    def run(network: DiscreteEncoder) -> None:
+        encode_input_frames(network, to_model_input(_meta(9, *size, 3, dtype=torch.uint8), size)[None])
+
+    return Subject(lambda: DiscreteEncoder(config), _none, run)
+
+
+def _discrete_decoder(config: TokenizerConfig, ar: ARConfig) -> Subject:
+    def run(network: DiscreteDecoder) -> None:
+        tokens = _meta(1, *ar.latent_shape, dtype=torch.int32)
+        to_uint8(to_unit_range(decode_tokens(network, tokens).float())[0])
+
+    return Subject(lambda: DiscreteDecoder(config), _none, run)
+
+
+def _diffusion(config: diffusion_transformer.DiffusionConfig, ar: ARConfig) -> Subject:
+    def run(network: DiffusionTransformer) -> None:
+        """One guided evaluation of one window."""
+        _, h, w = ar.latent_shape
+        x = _meta(1, config.latent_channels, WINDOW, h * PATCH, w * PATCH, dtype=torch.float64)
+        tokens = _meta(1, WINDOW, h, w, dtype=torch.int64)
+        context = _meta(1, MAX_TOKENS, config.context_dim, dtype=torch.bfloat16)
+        guided_denoise(network, x, 1.0, tokens, context, guidance=1.8, fps=24.0)
+
+    def blocks(network: DiffusionTransformer) -> Iterable[nn.Module]:
+        return network.blocks.values()
+
+    return Subject(lambda: DiffusionTransformer(config), blocks, run, eight_bit=DIFFUSION_PARTS)
+
+
+def _continuous_decoder(config: TokenizerConfig, deployment: Deployment) -> Subject:
+    def run(network: ContinuousDecoder) -> None:
+        h, w = (side // config.spatial_compression for side in (deployment.height, deployment.width))
+        statistics = LatentStatistics(*(_meta(1, config.latent_channels, WINDOW, 1, 1) for _ in range(2)))
+        latents = _meta(1, config.latent_channels, WINDOW, h, w)
+        video = decode_latents(network, latents, statistics, sigma_data=SIGMA_DATA).float().clamp(-1, 1)
+        to_uint8(((video[:, :, : deployment.frames] + 1) / 2)[0])
+
+    return Subject(lambda: ContinuousDecoder(config), _none, run)
+
+
+def _siglip(deployment: Deployment) -> Subject:
+    width = video_safety.PRESETS[deployment.video_safety].input_dim
+    size = {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1, "num_attention_heads": 2}
+    size |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    if not deployment.is_tiny:  # so400m-patch14-384
+        size = {"hidden_size": width, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+        size |= {"image_size": 384, "patch_size": 14}
+
+    def run(network: SiglipVisionModel) -> None:
+        for batch in _frames(deployment).split(BATCH):
+            network(pixel_values=content_filter.to_network_input(batch, size["image_size"]))
+
+    config = SiglipVisionConfig(**size)
+    return Subject(lambda: SiglipVisionModel(config), lambda n: n.encoder.layers, run, dtype=torch.float32)
+
+
+def _safety_head(config: video_safety.VideoSafetyConfig) -> Subject:
+    def run(network: VideoSafety) -> None:
+        network(_meta(BATCH, config.input_dim))
+
+    return Subject(lambda: VideoSafety(config), _none, run, dtype=torch.float32)
+
+
+def _face_detector(config: retinaface.RetinaFaceConfig, deployment: Deployment) -> Subject:
+    def run(network: RetinaFace) -> None:
+        for batch in _frames(deployment).split(BATCH):
+            network(face_blur.to_network_input(batch))
+
+    return Subject(lambda: RetinaFace(config), _none, run, dtype=torch.float32)
+
+
+def _text_encoder(config: text_encoder.TextEncoderConfig) -> Subject:
+    def run(network: nn.Module) -> None:
+        network(input_ids=_meta(1, MAX_TOKENS, dtype=torch.int64))
+
+    return Subject(lambda: text_encoder.build_text_encoder(config), lambda n: n.encoder.block, run)
+
+
+def _aegis(deployment: Deployment) -> Subject:
+    """LlamaGuard-7b, on a prompt that leaves room for nothing but the answer."""
+    config = LlamaConfig(max_position_embeddings=4096)
+    if deployment.is_tiny:
+        config = LlamaConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+
+    def run(network: LlamaForCausalLM) -> None:
+        tokens = _meta(1, 4096 - MAX_ANSWER_TOKENS, dtype=torch.int64)
+        network(tokens, use_cache=True, logits_to_keep=1)
+
+    return Subject(lambda: LlamaForCausalLM(config), lambda n: n.model.layers, run)
+
+
+def _frames(deployment: Deployment) -> Tensor:
+    return _meta(deployment.frames, deployment.height, deployment.width, 3, dtype=torch.uint8)
+
+
+def table() -> dict[str, Network]:
+    """Every network of every deployment, by its key in the table."""
+    every = {
+        key_of(deployment, kind): subject
+        for deployment in DEPLOYMENTS.values()
+        for kind, subject in subjects(deployment).items()
+    }
+    return {key: count(subject) for key, subject in every.items()}
+
+
+if __name__ == "__main__":
+    for key, network in table().items():
+        values = ", ".join(f"{f.name}={value!r}" for f in fields(network) if (value := getattr(network, f.name)))
+        print(f"    {key!r}: Network({values}),")
