@@ -42,7 +42,7 @@ from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.networks.retinaface import RetinaFace
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
 from cosmos_triton.networks.video_safety import VideoSafety
-from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar_decoder import PREFILL_CHUNK, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.diffusion import SIGMA_DATA, guided_denoise
 from cosmos_triton.runtime.diffusion_windows import WINDOW
@@ -56,7 +56,7 @@ FUSED_HEAD_WIDTH = 256  # the widest that the fused attention kernels take
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within it, how many bytes of tensors that were made in it are alive; those that were there before do not count."""
+    """How many bytes of tensors are alive that were made within it; those that were there before do not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,12 +183,11 @@ def subjects(deployment: Deployment) -> dict[str, Subject]:
 
 def _ar_model(config: ARConfig) -> Subject:
     def run(network: ARTransformer) -> None:
-        """Two frames of prompt, and one step behind it."""
+        """The last chunk of a prompt of two frames, and one step behind it."""
         decoder = Decoder(network, 1)
-        context = _meta(config.context_length, config.context_dim) if config.context_dim else None
-        prompt = Prompt(torch.zeros(2 * config.frame_tokens, dtype=torch.int64), context=context)
-        for _ in decoder.prefill(0, prompt):
-            pass
+        rows = min(PREFILL_CHUNK, 2 * config.frame_tokens)
+        chunk, starts = _meta(1, rows, dtype=torch.int64), _meta(1, dtype=torch.int64)
+        network.advance(chunk, starts, decoder.cache, length=2 * config.frame_tokens)
         decoder.step(1)
 
     return Subject(lambda: ARTransformer(config), lambda n: n.layers, run, eight_bit=AR_PARTS, kv_cache=config)
@@ -279,7 +278,9 @@ def _aegis(deployment: Deployment) -> Subject:
     """LlamaGuard-7b, on a prompt that leaves room for nothing but the answer."""
     config = LlamaConfig(max_position_embeddings=4096)
     if deployment.is_tiny:
-        config = LlamaConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+        config = LlamaConfig(
+            vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+        )
 
     def run(network: LlamaForCausalLM) -> None:
         tokens = _meta(1, 4096 - MAX_ANSWER_TOKENS, dtype=torch.int64)

@@ -14,7 +14,7 @@ _ASK = "import torch; print(torch.cuda.mem_get_info()[0] if torch.cuda.is_availa
 
 
 def free_gpu_memory() -> float | None:
-    """GB that are free, or None where there is no GPU. A process of its own asks, since asking leaves a context there."""
+    """GB that are free, or None where there is no GPU. A process of its own asks: who asks has a context there."""
     answer = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=True).stdout.strip()
     return int(answer) / GB if answer else None
 

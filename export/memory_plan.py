@@ -1,12 +1,12 @@
-"""The plan of GPU memory: a mode for each stage, so that a deployment stays within a budget and is as fast as it can be.
+"""The plan of GPU memory: a mode for each stage, so that a deployment keeps to a budget and is as fast as it can be.
 
 A stage holds some memory always (its process's CUDA context, and its weights if they are resident) and some only while
 it works (weights on their way through, activations). The second kind is what it asks the server's rate limiter for, out
 of a pool that is the budget less everything that is held always. So the sum never passes the budget.
 
-The plan is the fastest of all that fit, by the predicted seconds of one clip under load; a larger budget admits all that
-a smaller one does, so more memory is never slower. The prediction is that of one imaginary machine: it orders plans, and
-promises nothing of another machine.
+The plan is the fastest of all that fit, by the predicted seconds of one clip under load. A larger budget admits all
+that a smaller one does, so more memory is never slower. The prediction is for one imaginary machine: it orders plans,
+and promises nothing.
 """
 
 from __future__ import annotations
@@ -241,8 +241,8 @@ def _ar_options(network: Network, weights_8bit: bool) -> Iterator[StagePlan]:
             held = CONTEXT + ar.weights + slots * ar.kv_slot + active
             yield StagePlan("ar_sampler", "resident", precision, held, 0, steps * step / slots, slots=slots)
         step = (ar.weights + ar.kv_slot * 0.7) / BANDWIDTH
-        for streamed in range(ar.blocks + 1):
-            ring = min(2, streamed) * ar.block
+        for streamed in (0, *range(3, ar.blocks + 1)):  # streaming two blocks saves nothing
+            ring = 2 * ar.block if streamed else 0
             inside = ar.weights - streamed * ar.block
             yield StagePlan(
                 "ar_sampler",

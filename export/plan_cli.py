@@ -100,7 +100,7 @@ def as_text(plan: Plan) -> str:
         title += f": {plan.peak / GB:.1f} GB at most"
     else:
         title += f": does not fit; it needs {plan.peak / GB:.1f} GB, used like this"
-    rows = [("stage", "mode", "precision", "held", "at work", "clips at once")]
+    rows: list[tuple[str, ...]] = [("stage", "mode", "precision", "held", "at work", "clips at once")]
     rows += [_row(stage) for stage in plan.stages]
     rows.append(("the server", "", "", _gb(CONTEXT), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

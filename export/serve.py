@@ -12,8 +12,8 @@ from cosmos_triton.export.memory_plan import GB, TEXT_STAGES, Plan, plan_memory
 from cosmos_triton.export.plan_cli import as_text
 from cosmos_triton.export.run_directory import model_repository
 from cosmos_triton.export.serve_repository import serve_repository
-from cosmos_triton.export.triton_server import SHARED_MEMORY, Addresses, StartError
 from cosmos_triton.export.supervisor import say
+from cosmos_triton.export.triton_server import SHARED_MEMORY, Addresses, StartError
 from cosmos_triton.export.verify import require
 from cosmos_triton.runtime.deployments import Deployment
 

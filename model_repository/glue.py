@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import triton_python_backend_utils as pb
@@ -23,7 +23,7 @@ from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from cosmos_triton.runtime.residency import Placement
+    from cosmos_triton.runtime.residency import Placement, Residency
     from cosmos_triton.runtime.stages import Stages
 
 Array = NDArray[Any]
@@ -91,8 +91,9 @@ class Settings:
         from cosmos_triton.runtime.residency import Placement
 
         mode = self.parameters.get("mode", "resident")
+        residency = cast("Residency", "resident" if mode == "cpu" else mode)
         count = self.parameters.get("streamed_blocks")
-        return Placement(self.device, "resident" if mode == "cpu" else mode, None if count is None else int(count))
+        return Placement(self.device, residency, None if count is None else int(count))
 
     def stages(self, placement: Placement) -> Stages:
         """What loads the stage's networks."""

@@ -38,7 +38,7 @@ class CudaDecoder(Decoder):
         fuse_projections(network)
         for layer in network.layers:
             if moves:  # the forward alone: the hooks that see to its weights are not for the compiler
-                layer.forward = torch.compile(layer.forward, dynamic=False, options=COMPILE_OPTIONS)
+                layer.forward = torch.compile(layer.forward, dynamic=False, options={**COMPILE_OPTIONS})
             else:
                 layer.compile(dynamic=False, options=COMPILE_OPTIONS)
         self.noise = torch.compile(exponential_noise, dynamic=False)

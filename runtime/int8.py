@@ -1,4 +1,4 @@
-"""8-bit weights: each row of a matrix as int8 with one scale. Activations, sums and everything else stay as they are."""
+"""8-bit weights: each row of a matrix as int8 with one scale. Activations, sums and all else stay as they are."""
 
 from __future__ import annotations
 

@@ -75,9 +75,7 @@ class Stages:
 
     def ar_decoder(self, slots: int) -> Decoder:
         config = ar_transformer.PRESETS[self.deployment.ar_preset]
-        network = self._load(
-            ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_PARTS
-        )
+        network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_PARTS)
         fuse_projections(network)
         self.placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
         moves = not self.placement.is_resident

@@ -1,0 +1,121 @@
+"""The real server within a budget that has room for one stage at work: it is kept, nobody starves, and the answers are
+those of the server that keeps everything in memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import media_files as files
+import numpy as np
+import pytest
+from pipeline.pipeline_server import PipelineServer
+
+from cosmos_triton.client import Generation
+from cosmos_triton.export.memory_plan import GB, Plan, plan_memory
+from cosmos_triton.export.planned_config import RESOURCE
+from cosmos_triton.export.run_directory import read_config
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
+
+REQUESTS, AT_ONCE = 200, 16
+CLIP_EVERY, DIFFUSION_EVERY = 5, 20  # requests; the others go to single stages
+SEEDS = 4
+
+
+class BudgetedServer(PipelineServer):
+    def __init__(self, plan: Plan, checkpoints: Path, folder: Path) -> None:
+        super().__init__(plan.deployment, checkpoints, folder)
+        script = Path(__file__).with_name("serve_instrumented.py")
+        self.command[:1] = [sys.executable, str(script), str(folder)]
+        self.command.append(f"--gpu-memory={plan.least / GB}")
+        self.intervals_file = folder / "intervals"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    stage: str
+    begin: float
+    end: float
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """Of the least memory that there is a plan for."""
+    return plan_memory(DEPLOYMENTS["tiny"], 0)
+
+
+@pytest.fixture(scope="module")
+def server(plan: Plan, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BudgetedServer]:
+    server = BudgetedServer(plan, checkpoints, tmp_path_factory.mktemp("budgeted"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def clip_of(number: int) -> dict[str, object]:
+    return {"seed": number // CLIP_EVERY % SEEDS, "disable_diffusion_decoder": number % DIFFUSION_EVERY != 0}
+
+
+def ask(server: PipelineServer, number: int) -> tuple[float, Generation | dict[str, np.ndarray]]:
+    """Seconds and answer of a request: a clip, or one to a stage alone, of which there is a flood."""
+    began = time.monotonic()
+    if number % CLIP_EVERY == 0:
+        generation = server.generate(**clip_of(number))
+        return time.monotonic() - began, generation
+    frames = files.numbered(4, 256, 160)
+    answer = (
+        server.infer_stage("video_tokenizer_encoder", frames=frames[:1])
+        if number % 2
+        else server.infer_stage("video_guardrail", video=frames)
+    )
+    return time.monotonic() - began, answer
+
+
+def test_budget_is_kept_nobody_starves_and_answers_are_the_same(
+    plan: Plan, server: BudgetedServer, base: PipelineServer
+) -> None:
+    configs = {stage.stage: read_config(server.run_dir / "models" / stage.stage) for stage in plan.stages}
+    needs = {}
+    for stage, config in configs.items():
+        [resource] = config.instance_group[0].rate_limiter.resources
+        assert resource.name == RESOURCE
+        needs[stage] = resource.count
+    pool = plan.pool >> 20
+    assert max(needs.values()) == pool
+    assert all(a + b > pool for a, b in combinations(needs.values(), 2))  # one at a time
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        answers = list(threads.map(lambda number: ask(server, number), range(REQUESTS)))
+    elapsed = time.monotonic() - began
+
+    with ThreadPoolExecutor(2) as threads:
+        numbers = {json.dumps(clip_of(number)): number for number in range(0, REQUESTS, CLIP_EVERY)}
+        expected = dict(zip(numbers, threads.map(lambda number: ask(base, number)[1], numbers.values()), strict=True))
+    for number, (_, answer) in enumerate(answers):
+        if isinstance(answer, Generation):
+            same = expected[json.dumps(clip_of(number))]
+            assert isinstance(same, Generation)
+            assert answer.report["tokens_sha256"] == same.report["tokens_sha256"]
+            assert answer.video == same.video
+
+    # Who waits for the flood to end is answered when it has ended.
+    assert max(seconds for seconds, _ in answers) < elapsed / 2
+
+    intervals = [
+        Interval(stage, float(begin), float(end))
+        for stage, begin, end in map(str.split, server.intervals_file.read_text().splitlines())
+    ]
+    assert {interval.stage for interval in intervals} == set(needs)
+    assert len(intervals) >= REQUESTS
+    for moment in (interval.begin for interval in intervals):
+        at_work = [interval.stage for interval in intervals if interval.begin <= moment < interval.end]
+        assert sum(needs[stage] for stage in at_work) <= pool, at_work

@@ -1,0 +1,63 @@
+"""The table that plans are made from is what the networks say, at full size, and what the released files hold."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+from test_manifests import AR, MANIFEST, UNUSED
+
+from cosmos_triton.export.footprint_count import LiveBytes, count, subjects
+from cosmos_triton.export.footprints import NETWORKS, key_of
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
+
+KEYS = {key_of(d, kind): (d, kind) for d in DEPLOYMENTS.values() for kind in subjects(d)}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_table_is_what_a_run_on_shapes_counts(key: str) -> None:
+    deployment, kind = KEYS[key]
+    counted = count(subjects(deployment)[kind])
+    assert asdict(counted) == asdict(NETWORKS[key])
+
+
+def test_table_has_no_network_that_nothing_uses() -> None:
+    assert set(NETWORKS) == set(KEYS)
+
+
+# Released file, its network, and bytes of a parameter as the network has it on a GPU.
+FILES = {
+    **{file: (f"ar {preset}", 2) for preset, file in AR.items()},
+    "Cosmos-1.0-Tokenizer-DV8x16x16/encoder.jit": ("discrete_encoder dv8x16x16", 2),
+    "Cosmos-1.0-Tokenizer-DV8x16x16/decoder.jit": ("discrete_decoder dv8x16x16", 2),
+    "Cosmos-1.0-Tokenizer-CV8x8x8/decoder.jit": ("continuous_decoder cv8x8x8", 2),
+    "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/model.pt": ("diffusion 7b-decoder", 2),
+    "Cosmos-1.0-Guardrail/face_blur_filter/Resnet50_Final.pth": ("face_detector resnet50", 4),
+    "google-t5/t5-11b (encoder part)": ("text_encoder t5-11b", 2),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_weights_are_those_of_the_released_file(file: str) -> None:
+    """The table has a little more: position tables, which the AR models compute."""
+    key, bytes_each = FILES[file]
+    keys = json.loads(gzip.decompress(MANIFEST.read_bytes()))["files"][file]["keys"]
+    released = sum(math.prod(shape) * bytes_each for name, (shape, _) in keys.items() if not name.startswith(UNUSED))
+    assert released <= NETWORKS[key].weights * 1.0001  # counters of batch norms are wider
+    assert NETWORKS[key].weights - released < 0.013 * released
+
+
+def test_live_bytes_are_those_of_tensors_that_are_alive() -> None:
+    weight = torch.ones(100, 100)
+    with LiveBytes() as live:
+        x = torch.ones(100, 100)
+        y = x @ weight  # x, y
+        del x
+        z = torch.cat([y, y.t()])  # y, and twice as much; the view costs nothing
+        del y, z
+    assert live.peak == 3 * 40_000
+    assert live.now == 0
