@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -92,13 +93,20 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
+Blank = Callable[..., Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One network: how to build it, what of it can be streamed, and one run of it at the size that a stage runs it."""
+    """One network: how to build it, what of it can be streamed, and one run of it at the size that a stage runs it.
+
+    A run is given the network, a function like torch.zeros that makes its inputs, and how many clips or prompts it is
+    for, which only some networks take together.
+    """
 
     build: Callable[[], nn.Module]
     blocks: Callable[[Any], Iterable[nn.Module]]
-    run: Callable[[Any], None]
+    run: Callable[[Any, Blank, int], None]
     dtype: torch.dtype = torch.bfloat16
     eight_bit: tuple[str, ...] = ()  # parts that 8-bit weights are offered for
     kv_cache: ARConfig | None = None  # of an AR model, which allocates the cache of one slot in its run
@@ -110,7 +118,7 @@ def count(subject: Subject) -> Network:
     largest, number = _blocks(subject.blocks(network))
     flops = FlopCounterMode(display=False)
     with torch.inference_mode(), LiveBytes() as live, flops, _fused_attention(flops):
-        subject.run(network)
+        subject.run(network, partial(torch.zeros, device="meta"), 1)
     footprint = Network(
         weights=_held(network), block=largest, blocks=number, activations=live.peak, flops=flops.get_total_flops()
     )
@@ -158,10 +166,6 @@ def _none(_: nn.Module) -> tuple[nn.Module, ...]:
     return ()
 
 
-def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
 def subjects(deployment: Deployment) -> dict[str, Subject]:
     """The networks of a deployment, by what they are."""
     d, ar = deployment, ar_transformer.PRESETS[deployment.ar_preset]
@@ -182,11 +186,11 @@ def subjects(deployment: Deployment) -> dict[str, Subject]:
 
 
 def _ar_model(config: ARConfig) -> Subject:
-    def run(network: ARTransformer) -> None:
+    def run(network: ARTransformer, blank: Blank, batch: int) -> None:
         """The last chunk of a prompt of two frames, and one step behind it."""
         decoder = Decoder(network, 1)
         rows = min(PREFILL_CHUNK, 2 * config.frame_tokens)
-        chunk, starts = _meta(1, rows, dtype=torch.int64), _meta(1, dtype=torch.int64)
+        chunk, starts = blank(1, rows, dtype=torch.int64), blank(1, dtype=torch.int64)
         network.advance(chunk, starts, decoder.cache, length=2 * config.frame_tokens)
         decoder.step(1)
 
@@ -196,27 +200,27 @@ def _ar_model(config: ARConfig) -> Subject:
 def _discrete_encoder(config: TokenizerConfig, deployment: Deployment) -> Subject:
     size = (deployment.height, deployment.width)
 
-    def run(network: DiscreteEncoder) -> None:
-        encode_input_frames(network, to_model_input(_meta(9, *size, 3, dtype=torch.uint8), size)[None])
+    def run(network: DiscreteEncoder, blank: Blank, batch: int) -> None:
+        encode_input_frames(network, to_model_input(blank(9, *size, 3, dtype=torch.uint8), size)[None])
 
     return Subject(lambda: DiscreteEncoder(config), _none, run)
 
 
 def _discrete_decoder(config: TokenizerConfig, ar: ARConfig) -> Subject:
-    def run(network: DiscreteDecoder) -> None:
-        tokens = _meta(1, *ar.latent_shape, dtype=torch.int32)
+    def run(network: DiscreteDecoder, blank: Blank, batch: int) -> None:
+        tokens = blank(1, *ar.latent_shape, dtype=torch.int32)
         to_uint8(to_unit_range(decode_tokens(network, tokens).float())[0])
 
     return Subject(lambda: DiscreteDecoder(config), _none, run)
 
 
 def _diffusion(config: diffusion_transformer.DiffusionConfig, ar: ARConfig) -> Subject:
-    def run(network: DiffusionTransformer) -> None:
+    def run(network: DiffusionTransformer, blank: Blank, batch: int) -> None:
         """One guided evaluation of one window."""
         _, h, w = ar.latent_shape
-        x = _meta(1, config.latent_channels, WINDOW, h * PATCH, w * PATCH, dtype=torch.float64)
-        tokens = _meta(1, WINDOW, h, w, dtype=torch.int64)
-        context = _meta(1, MAX_TOKENS, config.context_dim, dtype=torch.bfloat16)
+        x = blank(batch, config.latent_channels, WINDOW, h * PATCH, w * PATCH, dtype=torch.float64)
+        tokens = blank(batch, WINDOW, h, w, dtype=torch.int64)
+        context = blank(batch, MAX_TOKENS, config.context_dim, dtype=torch.bfloat16)
         guided_denoise(network, x, 1.0, tokens, context, guidance=1.8, fps=24.0)
 
     def blocks(network: DiffusionTransformer) -> Iterable[nn.Module]:
@@ -226,10 +230,10 @@ def _diffusion(config: diffusion_transformer.DiffusionConfig, ar: ARConfig) -> S
 
 
 def _continuous_decoder(config: TokenizerConfig, deployment: Deployment) -> Subject:
-    def run(network: ContinuousDecoder) -> None:
+    def run(network: ContinuousDecoder, blank: Blank, batch: int) -> None:
         h, w = (side // config.spatial_compression for side in (deployment.height, deployment.width))
-        statistics = LatentStatistics(*(_meta(1, config.latent_channels, WINDOW, 1, 1) for _ in range(2)))
-        latents = _meta(1, config.latent_channels, WINDOW, h, w)
+        statistics = LatentStatistics(*(blank(1, config.latent_channels, WINDOW, 1, 1) for _ in range(2)))
+        latents = blank(1, config.latent_channels, WINDOW, h, w)
         video = decode_latents(network, latents, statistics, sigma_data=SIGMA_DATA).float().clamp(-1, 1)
         to_uint8(((video[:, :, : deployment.frames] + 1) / 2)[0])
 
@@ -244,32 +248,32 @@ def _siglip(deployment: Deployment) -> Subject:
         size = {"hidden_size": width, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
         size |= {"image_size": 384, "patch_size": 14}
 
-    def run(network: SiglipVisionModel) -> None:
-        for batch in _frames(deployment).split(BATCH):
-            network(pixel_values=content_filter.to_network_input(batch, size["image_size"]))
+    def run(network: SiglipVisionModel, blank: Blank, batch: int) -> None:
+        for some in _frames(deployment, blank).split(BATCH):
+            network(pixel_values=content_filter.to_network_input(some, size["image_size"]))
 
     config = SiglipVisionConfig(**size)
     return Subject(lambda: SiglipVisionModel(config), lambda n: n.encoder.layers, run, dtype=torch.float32)
 
 
 def _safety_head(config: video_safety.VideoSafetyConfig) -> Subject:
-    def run(network: VideoSafety) -> None:
-        network(_meta(BATCH, config.input_dim))
+    def run(network: VideoSafety, blank: Blank, batch: int) -> None:
+        network(blank(BATCH, config.input_dim))
 
     return Subject(lambda: VideoSafety(config), _none, run, dtype=torch.float32)
 
 
 def _face_detector(config: retinaface.RetinaFaceConfig, deployment: Deployment) -> Subject:
-    def run(network: RetinaFace) -> None:
-        for batch in _frames(deployment).split(BATCH):
-            network(face_blur.to_network_input(batch))
+    def run(network: RetinaFace, blank: Blank, batch: int) -> None:
+        for some in _frames(deployment, blank).split(BATCH):
+            network(face_blur.to_network_input(some))
 
     return Subject(lambda: RetinaFace(config), _none, run, dtype=torch.float32)
 
 
 def _text_encoder(config: text_encoder.TextEncoderConfig) -> Subject:
-    def run(network: nn.Module) -> None:
-        network(input_ids=_meta(1, MAX_TOKENS, dtype=torch.int64))
+    def run(network: nn.Module, blank: Blank, batch: int) -> None:
+        network(input_ids=blank(batch, MAX_TOKENS, dtype=torch.int64))
 
     return Subject(lambda: text_encoder.build_text_encoder(config), lambda n: n.encoder.block, run)
 
@@ -282,15 +286,15 @@ def _aegis(deployment: Deployment) -> Subject:
             vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
         )
 
-    def run(network: LlamaForCausalLM) -> None:
-        tokens = _meta(1, 4096 - MAX_ANSWER_TOKENS, dtype=torch.int64)
+    def run(network: LlamaForCausalLM, blank: Blank, batch: int) -> None:
+        tokens = blank(1, 4096 - MAX_ANSWER_TOKENS, dtype=torch.int64)
         network(tokens, use_cache=True, logits_to_keep=1)
 
     return Subject(lambda: LlamaForCausalLM(config), lambda n: n.model.layers, run)
 
 
-def _frames(deployment: Deployment) -> Tensor:
-    return _meta(deployment.frames, deployment.height, deployment.width, 3, dtype=torch.uint8)
+def _frames(deployment: Deployment, blank: Blank) -> Tensor:
+    return blank(deployment.frames, deployment.height, deployment.width, 3, dtype=torch.uint8)
 
 
 def table() -> dict[str, Network]:

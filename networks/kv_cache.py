@@ -53,26 +53,26 @@ class KVCache:
 
     def free_memory(self) -> None:
         """Give the device its memory back; before the cache is used again, `allocate_memory` must have been called."""
-        for tensor in self._tensors:
+        for tensor in self.tensors:
             if tensor is not None:
                 tensor.untyped_storage().resize_(0)
 
     def allocate_memory(self) -> None:
         """Have memory, with zeros in it where there was none; the tensors are the same ones."""
-        for tensor in self._tensors:
+        for tensor in self.tensors:
             if tensor is not None and not tensor.untyped_storage().nbytes():
                 tensor.untyped_storage().resize_(tensor.nbytes)
                 tensor.zero_()
 
     def layer(self, index: int) -> LayerCache:
-        return LayerCache(*(None if t is None else t[index] for t in self._tensors))  # type: ignore[arg-type]
+        return LayerCache(*(None if t is None else t[index] for t in self.tensors))  # type: ignore[arg-type]
 
     def slot(self, index: int) -> KVCache:
         """The cache of one slot, as a view with S = 1."""
-        return KVCache(*(None if t is None else t[:, index : index + 1] for t in self._tensors))  # type: ignore[arg-type]
+        return KVCache(*(None if t is None else t[:, index : index + 1] for t in self.tensors))  # type: ignore[arg-type]
 
     @property
-    def _tensors(self) -> tuple[Tensor | None, ...]:
+    def tensors(self) -> tuple[Tensor | None, ...]:
         return self.k, self.v, self.cross_k, self.cross_v
 
 

@@ -13,7 +13,9 @@ from test_manifests import AR, MANIFEST, UNUSED
 
 from cosmos_triton.export.footprint_count import LiveBytes, count, subjects
 from cosmos_triton.export.footprints import NETWORKS, key_of
+from cosmos_triton.export.memory_plan import LIBRARIES, plan_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.residency import MovingWeights, Placement
 
 KEYS = {key_of(d, kind): (d, kind) for d in DEPLOYMENTS.values() for kind in subjects(d)}
 
@@ -49,6 +51,23 @@ def test_weights_are_those_of_the_released_file(file: str) -> None:
     released = sum(math.prod(shape) * bytes_each for name, (shape, _) in keys.items() if not name.startswith(UNUSED))
     assert released <= NETWORKS[key].weights * 1.0001  # counters of batch norms are wider
     assert NETWORKS[key].weights - released < 0.013 * released
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("diffusion_decoder", "diffusion"), ("text_encoder", "text_encoder")])
+def test_streamed_network_at_work_takes_what_the_plan_gives_it(stage: str, kind: str) -> None:
+    """A real run, its tensors counted as they live and die."""
+    deployment = DEPLOYMENTS["tiny-video2world"]
+    planned = next(s for s in plan_memory(deployment, 0).stages if s.stage == stage)
+    assert planned.mode == "streamed"
+    subject = subjects(deployment)[kind]
+    network = subject.build().to(subject.dtype).requires_grad_(False).eval()
+    placement = Placement("cpu", "streamed")
+    placement.put(network, subject.blocks(network))
+    with torch.inference_mode(), placement.at_work(), LiveBytes() as live:
+        subject.run(network, torch.zeros, planned.batch)
+    [moving] = placement.parts
+    assert isinstance(moving, MovingWeights)
+    assert live.peak + moving.device_bytes <= planned.working - LIBRARIES
 
 
 def test_live_bytes_are_those_of_tensors_that_are_alive() -> None:

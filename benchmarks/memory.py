@@ -1,0 +1,257 @@
+"""How much GPU memory the stages of a deployment take, next to the plan and to the reference's documentation.
+
+    python benchmarks/memory.py --deployment 4b --gpu-memory 16      # on a GPU
+    python benchmarks/memory.py --deployment 4b --compare diffusion_decoder
+    python benchmarks/memory.py --deployment tiny --gpu-memory 3.5   # on this CPU, by counting bytes
+
+Random weights of full size: they take the memory and the time of trained ones, and need no checkpoints. Each stage is
+a process of its own, as on the server, keeps its weights as the plan says, and works once for practice and once for the
+record: the diffusion decoder one of its 16 evaluations and one decoding, the AR sampler a prefill and 32 steps, the
+others what they do for one clip or prompt. All stay until the last has been measured, as idle stages do.
+
+- held: allocated while the stage does nothing; at work: the peak more than that. Against the plan's, both without the
+  CUDA context and the libraries' workspaces, which no allocator sees.
+- the whole (GPU only): the most that nvidia-smi saw in use, less what was in use before.
+- `--compare STAGE` times that stage as planned and with resident weights, in one process each, on the same GPU.
+
+On a CPU the bytes of tensors are counted: weights where they are, activations as they live and die.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import subprocess
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import nn
+
+from cosmos_triton.export.footprint_count import LiveBytes, Subject, subjects
+from cosmos_triton.export.gpu_memory import read_gpu_memory
+from cosmos_triton.export.memory_plan import CONTEXT, GB, LIBRARIES, STAGES, Plan, StagePlan, plan_memory
+from cosmos_triton.export.plan_cli import add_gpu_memory
+from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.int8 import quantise
+from cosmos_triton.runtime.residency import Placement
+from cosmos_triton.runtime.stages import READ_FOR_CONTEXT
+
+AR_STEPS = 32
+# GB with nothing and with everything offloaded, from the reference's documentation.
+REFERENCE = {"4b": (31.3, 18.7), "12b": (47.5, 27.4), "5b-video2world": (66.2, 21.1), "13b-video2world": (80.0, 30.9)}
+
+
+def random_network(subject: Subject, device: str, *, eight_bit: bool) -> nn.Module:
+    with torch.device("meta"):
+        network = subject.build()
+    device = "cpu" if eight_bit else device
+    pattern = torch.randn(1 << 20, device=device).mul_(0.02).to(subject.dtype)
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            weight = torch.empty(parameter.shape, device=device, dtype=subject.dtype)
+            for part in weight.flatten().split(len(pattern)):
+                part.copy_(pattern[: len(part)])
+            setattr(module, name, nn.Parameter(weight, requires_grad=False))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                setattr(module, name, torch.ones(buffer.shape, dtype=buffer.dtype, device=device))
+    network = network.to(device, subject.dtype).eval()
+    if eight_bit:
+        quantise(network, subject.eight_bit)
+    return network
+
+
+class Work:
+    """One stage's networks, kept as planned, and what it does with them."""
+
+    def __init__(self, stage: StagePlan, deployment: Deployment, device: str) -> None:
+        residency = "resident" if stage.mode == "cpu" else stage.mode
+        self.stage, self.device = stage, "cpu" if stage.mode == "cpu" else device
+        self.placement = Placement(self.device, residency, stage.streamed_blocks or None)
+        self.subjects = [subjects(deployment)[kind] for kind in STAGES[stage.stage]]
+        self.networks: list[Any] = []
+        self.decoder: Decoder | None = None
+        for subject in self.subjects:
+            eight_bit = stage.precision == "int8" and bool(subject.eight_bit)
+            network = random_network(subject, self.placement.load_device, eight_bit=eight_bit)
+            network = network.to(self.placement.load_device)
+            self.networks.append(self.placement.put(network, subject.blocks(network), keep=READ_FOR_CONTEXT))
+        if stage.stage == "ar_sampler":
+            self.decoder = self._ar_decoder()
+
+    def _ar_decoder(self) -> Decoder:
+        moves, network = not self.placement.is_resident, self.networks[0]
+        if self.device == "cpu":
+            decoder = Decoder(network, self.stage.slots)
+        else:
+            from cosmos_triton.runtime.ar_cuda import CudaDecoder
+
+            decoder = CudaDecoder(network, self.stage.slots, moves=moves)
+        if moves:
+            decoder.send_away()
+            self.placement.parts.append(decoder)
+        return decoder
+
+    def __call__(self) -> None:
+        with torch.inference_mode(), self.placement.at_work():
+            if self.decoder:
+                config = self.decoder.config
+                context = torch.zeros(config.context_length, config.context_dim) if config.context_dim else None
+                prompt = Prompt(torch.zeros(2 * config.frame_tokens, dtype=torch.int64), context=context)
+                for _ in self.decoder.prefill(0, prompt):
+                    pass
+                for _ in range(AR_STEPS):
+                    self.decoder.step(1)
+            else:
+                blank = partial(torch.zeros, device=self.device)
+                for subject, network in zip(self.subjects, self.networks, strict=True):
+                    subject.run(network, blank, self.stage.batch)
+            if self.device != "cpu":
+                torch.cuda.synchronize()
+
+    def held(self) -> int:
+        """Bytes of weights and cache now."""
+        tensors = [t for network in self.networks for t in (*network.parameters(), *network.buffers())]
+        if self.decoder:
+            tensors += [t for t in self.decoder.cache.tensors if t is not None]
+        return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
+
+    def measure(self) -> dict[str, float]:
+        self()
+        began = time.perf_counter()
+        if self.device == "cpu":
+            with LiveBytes() as live:
+                self()
+            moving = sum(getattr(part, "device_bytes", 0) for part in self.placement.parts)
+            if self.decoder and not self.placement.is_resident:
+                moving += sum(t.nbytes for t in self.decoder.cache.tensors if t is not None)
+            held, working = (0, 0) if self.stage.mode == "cpu" else (self.held(), live.peak + moving)
+        else:
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_reserved()
+            self()
+            working = torch.cuda.max_memory_reserved() - held
+        return {"held": held, "working": working, "seconds": time.perf_counter() - began}
+
+
+def stage_process(stage: StagePlan, deployment_name: str, device: str, pipe: Connection) -> None:
+    """Measure, tell, and stay until the pipe is closed."""
+    try:
+        pipe.send(Work(stage, DEPLOYMENTS[deployment_name], device).measure())
+        pipe.recv()
+    except EOFError:
+        pass
+
+
+class StageProcess:
+    def __init__(self, stage: StagePlan, deployment: str, device: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=stage_process, args=(stage, deployment, device, other), daemon=True)
+        self.process.start()
+        other.close()
+
+    def measured(self) -> dict[str, float]:
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+class GpuWatch:
+    """The most memory in use on GPU 0, seen every 50 ms; 0 where there is none."""
+
+    def __init__(self, device: str) -> None:
+        self.peak = self.before = 0.0
+        self._over = threading.Event()
+        if device != "cpu":
+            self.before = self._used()
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    @staticmethod
+    def _used() -> float:
+        command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 2**20
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            self.peak = max(self.peak, self._used() - self.before)
+
+    def close(self) -> None:
+        self._over.set()
+
+
+def measure_all(plan: Plan, device: str) -> tuple[list[dict[str, Any]], float]:
+    rows = []
+    watch = GpuWatch(device)
+    with ExitStack() as stack:
+        for stage in plan.stages:
+            process = StageProcess(stage, plan.deployment, device)
+            stack.callback(process.close)
+            planned = {"held": max(stage.held - CONTEXT, 0), "working": max(stage.working - LIBRARIES, 0)}
+            if stage.slots and not stage.working:  # what a resident sampler works with is part of what it holds
+                planned["held"] -= LIBRARIES
+            measured = process.measured()
+            rows.append({"stage": stage.stage, "mode": stage.mode, "planned": planned, "measured": measured})
+            say(rows[-1])
+        watch.close()
+    return rows, watch.peak
+
+
+def say(row: dict[str, Any]) -> None:
+    planned, measured = row["planned"], row["measured"]
+    sizes = "  ".join(f"{name} {measured[name] / GB:7.3f} of {planned[name] / GB:7.3f} GB" for name in planned)
+    print(f"{row['stage']:24} {row['mode']:9} {sizes}  {measured['seconds']:8.2f} s", flush=True)
+
+
+def compare(stage: StagePlan, deployment: str, device: str) -> dict[str, float]:
+    """Seconds as planned and with resident weights."""
+    seconds = {}
+    for mode in dict.fromkeys((stage.mode, "resident")):
+        process = StageProcess(replace(stage, mode=mode, streamed_blocks=0), deployment, device)
+        seconds[mode] = process.measured()["seconds"]
+        process.close()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--deployment", choices=list(DEPLOYMENTS), default="tiny")
+    parser.add_argument("--compare", choices=list(STAGES), metavar="STAGE", help="time it against resident weights")
+    parser.add_argument("--json", action="store_true")
+    add_gpu_memory(parser, without="without a GPU, what the tiny deployment needs at least")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    budget = read_gpu_memory(args.gpu_memory)
+    plan = plan_memory(DEPLOYMENTS[args.deployment], budget or 0, weights_8bit=args.weights_8bit)
+    if budget and not plan.fits:
+        raise SystemExit(f"{args.deployment} needs {plan.peak / GB:.1f} GB")
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU, bytes counted"
+    print(f"{args.deployment}, {plan.peak / GB:.1f} GB by the plan, on {name}: measured of planned", flush=True)
+    if args.compare:
+        stage = next(stage for stage in plan.stages if stage.stage == args.compare)
+        print(json.dumps({"seconds": compare(stage, plan.deployment, device)}))
+        return
+    rows, whole = measure_all(plan, device)
+    reference = REFERENCE.get(args.deployment)
+    if args.json:
+        print(json.dumps({"stages": rows, "whole": whole, "planned": plan.peak, "reference_gb": reference}))
+    elif device == "cuda":
+        print(
+            f"the whole: {whole / GB:.1f} GB in use at most; planned {plan.peak / GB:.1f} GB, with the server's context"
+        )
+    if reference:
+        print(f"the reference: {reference[0]} GB, and {reference[1]} GB with everything offloaded")
+
+
+if __name__ == "__main__":
+    main()
