@@ -44,9 +44,7 @@ class CudaDecoder(Decoder):
         self.noise = torch.compile(exponential_noise, dynamic=False)
         self.windows = windows
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        if moves:
-            self.send_away()
-        else:
+        if not moves:
             self.bring_in()
 
     def bring_in(self) -> None:

@@ -86,6 +86,7 @@ class Stages:
 
             decoder = CudaDecoder(network, slots, moves=moves)
         if moves:
+            decoder.send_away()
             self.placement.parts.append(decoder)
         return decoder
 

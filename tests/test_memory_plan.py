@@ -150,3 +150,26 @@ def test_models_without_networks_are_left_as_they_are() -> None:
     config = read_config(model_repository() / "media_decoder")
     write_plan(plan_memory(DEPLOYMENTS["4b"], 16), config)
     assert config == read_config(model_repository() / "media_decoder")
+
+
+def readme_row(budget: int, *, weights_8bit: bool) -> str:
+    cells = []
+    for deployment in RELEASED:
+        plan = plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit)
+        ar = next(stage for stage in plan.stages if stage.stage == "ar_sampler")
+        how = {
+            "resident": f"{ar.slots} clips at once",
+            "paged": "AR paged",
+            "streamed": f"{ar.streamed_blocks} AR layers streamed",
+        }[ar.mode]
+        cells.append(f"{plan.peak / GB:.1f} GB, {plan.seconds:.0f} s, {how}")
+    name = f"{budget}, 8-bit" if weights_8bit else str(budget)
+    return " | ".join([f"| {name}", *cells]) + " |"
+
+
+def test_readme_has_the_plans_numbers() -> None:
+    readme = (model_repository().parent / "README.md").read_text()
+    head = " | ".join(["| GB", *(f"`{name}`" for name in RELEASED)]) + " |"
+    rows = [(80, False), (48, False), (24, False), (24, True), (16, False), (16, True), (12, False)]
+    table = "\n".join([head, "|---" * 5 + "|", *(readme_row(budget, weights_8bit=short) for budget, short in rows)])
+    assert table in readme, table
