@@ -15,9 +15,11 @@ from pathlib import Path
 import media_files as files
 import numpy as np
 import pytest
-from pipeline.pipeline_server import PipelineServer
+from pipeline.pipeline_server import PipelineServer, seconds_until
+from pipeline.test_cancel import STOP_SECONDS, cancellations, follow
+from pipeline.test_stage_death import FAILED, assert_recovers, kill_at
 
-from cosmos_triton.client import Generation
+from cosmos_triton.client import Generation, ServerFailed
 from cosmos_triton.export.memory_plan import GB, Plan, plan_memory
 from cosmos_triton.export.planned_config import RESOURCE
 from cosmos_triton.export.run_directory import read_config
@@ -119,3 +121,21 @@ def test_budget_is_kept_nobody_starves_and_answers_are_the_same(
     for moment in (interval.begin for interval in intervals):
         at_work = [interval.stage for interval in intervals if interval.begin <= moment < interval.end]
         assert sum(needs[stage] for stage in at_work) <= pool, at_work
+
+
+@pytest.mark.parametrize("stage", ["ar_sampler", "diffusion_decoder"])
+def test_cancelled_stage_gives_its_memory_to_the_next(server: BudgetedServer, stage: str) -> None:
+    stopped = cancellations(server, stage)
+    with server.stream() as updates:
+        follow(updates, stage)
+    seconds_until(lambda: cancellations(server, stage) > stopped, at_most=STOP_SECONDS)
+    assert server.generate(disable_diffusion_decoder=True).report["outcome"] == "generated"
+
+
+@pytest.mark.parametrize("stage", ["ar_sampler", "diffusion_decoder"])
+def test_stage_that_dies_at_work_takes_its_memory_from_nobody(server: BudgetedServer, stage: str) -> None:
+    error, seconds, killed = kill_at(server, stage, lambda event: event.stage == stage and 0 < event.done < event.total)
+    assert isinstance(error, ServerFailed)
+    assert str(error) == f"{stage}: its process died"
+    assert seconds < FAILED
+    assert_recovers(server, killed)
