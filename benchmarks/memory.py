@@ -12,7 +12,8 @@ others what they do for one clip or prompt. All stay until the last has been mea
 - held: allocated while the stage does nothing; at work: the peak more than that. Against the plan's, both without the
   CUDA context and the libraries' workspaces, which no allocator sees.
 - the whole (GPU only): the most that nvidia-smi saw in use, less what was in use before.
-- `--compare STAGE` times that stage as planned and with resident weights, in one process each, on the same GPU.
+- `--compare STAGE` times that stage as planned and with resident weights, in one process each, on the same GPU; of the
+  diffusion decoder a whole clip.
 
 On a CPU the bytes of tensors are counted: weights where they are, activations as they live and die.
 """
@@ -36,7 +37,7 @@ from torch import nn
 
 from cosmos_triton.export.footprint_count import LiveBytes, Subject, subjects
 from cosmos_triton.export.gpu_memory import read_gpu_memory
-from cosmos_triton.export.memory_plan import CONTEXT, GB, LIBRARIES, STAGES, Plan, StagePlan, plan_memory
+from cosmos_triton.export.memory_plan import CONTEXT, EVALUATIONS, GB, LIBRARIES, STAGES, Plan, StagePlan, plan_memory
 from cosmos_triton.export.plan_cli import add_gpu_memory
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
@@ -72,7 +73,8 @@ def random_network(subject: Subject, device: str, *, eight_bit: bool) -> nn.Modu
 class Work:
     """One stage's networks, kept as planned, and what it does with them."""
 
-    def __init__(self, stage: StagePlan, deployment: Deployment, device: str) -> None:
+    def __init__(self, stage: StagePlan, deployment: Deployment, device: str, *, evaluations: int) -> None:
+        self.evaluations = evaluations
         residency = "resident" if stage.mode == "cpu" else stage.mode
         self.stage, self.device = stage, "cpu" if stage.mode == "cpu" else device
         self.placement = Placement(self.device, residency, stage.streamed_blocks or None)
@@ -112,8 +114,9 @@ class Work:
                     self.decoder.step(1)
             else:
                 blank = partial(torch.zeros, device=self.device)
-                for subject, network in zip(self.subjects, self.networks, strict=True):
-                    subject.run(network, blank, self.stage.batch)
+                for kind, subject, network in zip(STAGES[self.stage.stage], self.subjects, self.networks, strict=True):
+                    for _ in range(self.evaluations if kind == "diffusion" else 1):
+                        subject.run(network, blank, self.stage.batch)
             if self.device != "cpu":
                 torch.cuda.synchronize()
 
@@ -142,20 +145,21 @@ class Work:
         return {"held": held, "working": working, "seconds": time.perf_counter() - began}
 
 
-def stage_process(stage: StagePlan, deployment_name: str, device: str, pipe: Connection) -> None:
+def stage_process(stage: StagePlan, deployment_name: str, device: str, evaluations: int, pipe: Connection) -> None:
     """Measure, tell, and stay until the pipe is closed."""
     try:
-        pipe.send(Work(stage, DEPLOYMENTS[deployment_name], device).measure())
+        pipe.send(Work(stage, DEPLOYMENTS[deployment_name], device, evaluations=evaluations).measure())
         pipe.recv()
     except EOFError:
         pass
 
 
 class StageProcess:
-    def __init__(self, stage: StagePlan, deployment: str, device: str) -> None:
+    def __init__(self, stage: StagePlan, deployment: str, device: str, *, evaluations: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=stage_process, args=(stage, deployment, device, other), daemon=True)
+        arguments = (stage, deployment, device, evaluations, other)
+        self.process = context.Process(target=stage_process, args=arguments, daemon=True)
         self.process.start()
         other.close()
 
@@ -216,9 +220,9 @@ def say(row: dict[str, Any]) -> None:
 def compare(stage: StagePlan, deployment: str, device: str) -> dict[str, float]:
     """Seconds as planned and with resident weights."""
     seconds = {}
-    for mode in dict.fromkeys((stage.mode, "resident")):
-        process = StageProcess(replace(stage, mode=mode, streamed_blocks=0), deployment, device)
-        seconds[mode] = process.measured()["seconds"]
+    for form in (stage, replace(stage, mode="resident")):
+        process = StageProcess(form, deployment, device, evaluations=EVALUATIONS)
+        seconds[form.mode] = process.measured()["seconds"]
         process.close()
     return seconds
 
@@ -238,8 +242,10 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU, bytes counted"
     print(f"{args.deployment}, {plan.peak / GB:.1f} GB by the plan, on {name}: measured of planned", flush=True)
     if args.compare:
-        stage = next(stage for stage in plan.stages if stage.stage == args.compare)
-        print(json.dumps({"seconds": compare(stage, plan.deployment, device)}))
+        stages = {stage.stage: stage for stage in plan.stages}
+        if args.compare not in stages:
+            raise SystemExit(f"--compare: value {args.compare}; accepted for {args.deployment}: {', '.join(stages)}")
+        print(json.dumps({"seconds": compare(stages[args.compare], plan.deployment, device)}))
         return
     rows, whole = measure_all(plan, device)
     reference = REFERENCE.get(args.deployment)

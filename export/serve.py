@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cosmos_triton.export.gpu_memory import read_gpu_memory
+from cosmos_triton.export.gpu_memory import AUTO, free_gpu_memory, read_gpu_memory
 from cosmos_triton.export.memory_plan import GB, TEXT_STAGES, Plan, plan_memory
 from cosmos_triton.export.plan_cli import as_text
 from cosmos_triton.export.run_directory import model_repository
@@ -63,11 +63,14 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Pla
     """The plan, which the log is told; None where there is no GPU and no budget to keep to.
 
     Raises:
-        StartError: the deployment does not fit.
+        StartError: the deployment does not fit, or there is less memory than the budget.
     """
     budget = read_gpu_memory(gpu_memory)
     if budget is None:
         return None
+    free = free_gpu_memory() if torch.cuda.is_available() else None  # a budget may be tried on a CPU
+    if free is not None and gpu_memory != AUTO and budget > free:
+        raise StartError(f"--gpu-memory: value {gpu_memory}; accepted: {free:.1f} or less, which is what is free")
     plan = plan_memory(deployment, budget, weights_8bit=weights_8bit)
     if not plan.fits:
         hint = "" if weights_8bit else "; less with --weights-8bit, see `cosmos-triton plan`"

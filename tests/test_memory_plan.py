@@ -112,6 +112,15 @@ def test_serve_refuses_what_does_not_fit_before_it_loads_anything(capsys: pytest
     assert "--gpu-memory: value 4.0; accepted: " in capsys.readouterr().err
 
 
+def test_serve_refuses_a_budget_that_the_gpu_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("cosmos_triton.export.serve.free_gpu_memory", lambda: 15.5)
+    assert main(["serve", "--deployment", "4b", "--gpu-memory", "24"]) == 1
+    assert "--gpu-memory: value 24; accepted: 15.5 or less" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("budget", [12, 24, 160])
 @pytest.mark.parametrize("deployment", ["4b", "13b-video2world"])
 def test_configurations_ask_for_what_the_plan_gives(deployment: str, budget: int) -> None:
