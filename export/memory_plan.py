@@ -56,8 +56,8 @@ TEXT_STAGES = {"text_guardrail", "text_encoder"}
 PRECISION = {"video_guardrail": "fp32"}  # as released; bf16 for the others
 BATCHES = {"diffusion_decoder": (4, 2, 1), "text_encoder": (8, 1)}
 SLOTS = (8, 4, 2, 1)
-# Those that take a clip seconds on a CPU, not minutes; there they run in fp32.
-ON_CPU = {"video_tokenizer_encoder", "video_tokenizer_decoder", "video_guardrail"}
+# Those that take a clip seconds on a CPU; there they run in fp32. A guardrail must not: it has a time limit.
+ON_CPU = {"video_tokenizer_encoder", "video_tokenizer_decoder"}
 
 
 @dataclass(frozen=True, slots=True)

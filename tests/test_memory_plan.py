@@ -27,11 +27,11 @@ def plans(deployment: str, *, weights_8bit: bool = False) -> dict[int, Plan]:
 def test_plans_keep_to_their_budget_and_more_memory_is_never_slower(deployment: str, weights_8bit: bool) -> None:
     by_budget = plans(deployment, weights_8bit=weights_8bit)
     for budget, plan in by_budget.items():
-        assert plan.fits
-        assert plan.peak <= budget * GB
+        assert plan.fits or budget == 8  # the least that a video2world model takes is 8.5 GB
+        assert (plan.peak <= budget * GB) == plan.fits
         assert plan.held + max(stage.working for stage in plan.stages) <= plan.peak  # any stage can work
         assert plan == plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit)
-    seconds = [plan.seconds for plan in by_budget.values()]
+    seconds = [plan.seconds for plan in by_budget.values() if plan.fits]
     assert seconds == sorted(seconds, reverse=True)
 
 
