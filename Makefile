@@ -12,7 +12,7 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[server,dev]'
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[server,onnx,dev]'
 	.venv/bin/python -m cosmos_triton.export.server_binary
 	touch $@
 
@@ -28,6 +28,7 @@ demo: setup
 lint: setup .mypy_tree
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/hadolint Dockerfile.triton
 	cd .mypy_tree && ../.venv/bin/mypy --config-file ../pyproject.toml -p cosmos_triton
 
 test: lint

@@ -63,8 +63,9 @@ def video_ways(preset: str, device: str, frames: Tensor, batch: int) -> dict[str
     encoder = SiglipVisionModel(SiglipVisionConfig(**SIGLIP[preset])).to(device)
     head = VideoSafety(video_safety.PRESETS[deployment.video_safety]).to(device)
     detector = RetinaFace(retinaface.PRESETS[deployment.face_detector]).to(device)
-    filters = [ContentFilter(encoder, head, batch_size=size) for size in (batch, 1)]
-    blurs = [FaceBlur(detector, batch_size=size) for size in (batch, 1)]
+    classifier = video_safety.ContentClassifier(encoder, head).eval()
+    filters = [ContentFilter(classifier, batch_size=size) for size in (batch, 1)]
+    blurs = [FaceBlur(detector.eval(), batch_size=size) for size in (batch, 1)]
 
     def boxes_only() -> Tensor:
         blurred = frames.clone()

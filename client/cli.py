@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from cosmos_triton.client import generate_command, source_commands
-from cosmos_triton.export import cli as export_cli
-from cosmos_triton.export import plan_cli, serve_cli
+from cosmos_triton.export import cli as checkpoints_cli
+from cosmos_triton.export import export_cli, plan_cli, serve_cli
 from cosmos_triton.runtime.errors import CosmosError
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="cosmos-triton", description="Cosmos-1.0 autoregressive world models, served by Triton."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    export_cli.add_checkpoints(commands)
+    checkpoints_cli.add_checkpoints(commands)
+    export_cli.add_export(commands)
     plan_cli.add_plan(commands)
     serve_cli.add_serve(commands)
     generate_command.add_generate(commands)

@@ -221,7 +221,7 @@ def _diffusion(config: diffusion_transformer.DiffusionConfig, ar: ARConfig) -> S
         x = blank(batch, config.latent_channels, WINDOW, h * PATCH, w * PATCH, dtype=torch.float64)
         tokens = blank(batch, WINDOW, h, w, dtype=torch.int64)
         context = blank(batch, MAX_TOKENS, config.context_dim, dtype=torch.bfloat16)
-        guided_denoise(network, x, 1.0, tokens, context, guidance=1.8, fps=24.0)
+        guided_denoise(network, x, 1.0, tokens, context, guidance=1.8)
 
     def blocks(network: DiffusionTransformer) -> Iterable[nn.Module]:
         return network.blocks.values()

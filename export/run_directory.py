@@ -1,7 +1,7 @@
 """The run directory: in it the model repository as one deployment needs it, which tritonserver is started on.
 
 Each model's version folder is a link to its source; its config.pbtxt is the source's, with this deployment's
-parameters set.
+parameters set. Where another engine than torch runs a model, the folder of its graphs is linked beside them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import cosmos_triton.export
 from cosmos_triton.runtime.errors import CosmosError
+from cosmos_triton.runtime.graphs import ENGINE, LINKED_GRAPHS, ExportedStage
 
 CONFIG, VERSION = "config.pbtxt", "1"
 
@@ -58,6 +59,7 @@ def render(
     models: Path,
     *,
     parameters: Mapping[str, str],
+    exported: Mapping[str, ExportedStage] | None = None,
     without: Collection[str] = (),
     edit: Callable[[ModelConfig], None] | None = None,
 ) -> dict[str, ModelConfig]:
@@ -65,6 +67,7 @@ def render(
     rendering are removed.
 
     Args:
+        exported: the graphs of the models that they are to run.
         without: models to leave out.
         edit: what else is to be changed in each configuration.
 
@@ -86,6 +89,9 @@ def render(
             edit(config)
         model = models / name
         model.mkdir()
+        if exported and (stage := exported.get(name)):
+            config.parameters[ENGINE].string_value = stage.engine
+            (model / LINKED_GRAPHS).symlink_to(stage.folder.resolve())
         (model / VERSION).symlink_to((repository / name / VERSION).resolve())
         source = f"# Rendered from {repository / name / CONFIG}: edit that one.\n"
         (model / CONFIG).write_text(source + text_format.MessageToString(config))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from cosmos_triton.export.engine_choice import choose_engines
 from cosmos_triton.export.gpu_memory import AUTO, free_gpu_memory, read_gpu_memory
 from cosmos_triton.export.memory_plan import GB, TEXT_STAGES, Plan, plan_memory
 from cosmos_triton.export.plan_cli import as_text
@@ -16,6 +18,7 @@ from cosmos_triton.export.supervisor import say
 from cosmos_triton.export.triton_server import SHARED_MEMORY, Addresses, StartError
 from cosmos_triton.export.verify import require
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.graphs import TENSORRT, TORCH, ExportedStage
 
 # Each stage that takes or gives a clip holds it in shared memory: four of them, four requests at once.
 CLIPS_IN_SHARED_MEMORY = 16
@@ -25,6 +28,7 @@ def serve(
     deployment: Deployment,
     *,
     checkpoint_dir: Path,
+    engines: Mapping[str, str],
     gpu_memory: str,
     weights_8bit: bool,
     addresses: Addresses,
@@ -34,6 +38,7 @@ def serve(
     """Serve one deployment until a signal ends it; returns the exit code.
 
     Args:
+        engines: what runs a stage; the others run on the default engine.
         gpu_memory: GB that it may use, or `auto`.
         weights_8bit: as for `plan_memory`.
 
@@ -42,6 +47,11 @@ def serve(
     """
     plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit)
     require(checkpoint_dir, deployment)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    without = () if deployment.is_video2world else TEXT_STAGES
+    exported = choose_engines(engines, deployment, checkpoint_dir, device=device, without=without)
+    if plan:
+        require_room_for_engines(plan, exported)
     _check_shared_memory(CLIPS_IN_SHARED_MEMORY * deployment.frames * deployment.height * deployment.width * 3)
     return serve_repository(
         model_repository(),
@@ -49,9 +59,10 @@ def serve(
         parameters={
             "deployment": deployment.name,
             "checkpoint_dir": str(checkpoint_dir.resolve()),
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "device": device,
         },
-        without=() if deployment.is_video2world else TEXT_STAGES,
+        exported=exported,
+        without=without,
         plan=plan,
         addresses=addresses,
         run_dir=run_dir,
@@ -80,6 +91,17 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Pla
     for line in as_text(plan).splitlines():
         say(line)
     return plan
+
+
+def require_room_for_engines(plan: Plan, exported: Mapping[str, ExportedStage]) -> None:
+    """Raises StartError where the plan moves weights that TensorRT would keep on the GPU."""
+    modes = {stage.stage: stage.mode for stage in plan.stages}
+    for stage, graphs in exported.items():
+        if graphs.engine == TENSORRT and modes[stage] != "resident":
+            raise StartError(
+                f"--engine: value {stage}={TENSORRT}; accepted: {TORCH}, since the memory plan has the stage "
+                f"{modes[stage]}, or more --gpu-memory"
+            )
 
 
 def _check_shared_memory(needed: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cosmos_triton.export.cli import Commands
 from cosmos_triton.export.plan_cli import add_gpu_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.graphs import ENGINES, GRAPHS
 
 
 def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -25,6 +26,15 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     add_gpu_memory(parser, without="without a GPU, there is no plan")
     parser.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="STAGE=ENGINE",
+        help=f"what runs a stage: {', '.join(ENGINES)}; may be given several times. The last two need graphs, which "
+        "`cosmos-triton export` makes (default: torch, or on a CPU onnxruntime where it is faster and has graphs). "
+        f"Stages: {', '.join(GRAPHS)}",
+    )
+    parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every one (default: this machine alone)"
     )
     parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="default: 8000")
@@ -39,12 +49,14 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from cosmos_triton.export.engine_choice import parse_engines
     from cosmos_triton.export.serve import serve
     from cosmos_triton.export.triton_server import Addresses
 
     return serve(
         DEPLOYMENTS[args.deployment],
         checkpoint_dir=args.checkpoint_dir,
+        engines=parse_engines(args.engine),
         gpu_memory=args.gpu_memory,
         weights_8bit=args.weights_8bit,
         addresses=Addresses(args.host, args.http_port, args.grpc_port, args.metrics_port),

@@ -13,6 +13,7 @@ from cosmos_triton.export.run_directory import render, run_directory
 from cosmos_triton.export.stop_signals import Stopped, StopSignals
 from cosmos_triton.export.supervisor import Supervisor
 from cosmos_triton.export.triton_server import Addresses, TritonServer
+from cosmos_triton.runtime.graphs import ExportedStage
 
 ENTRY_MODELS = {"world_generation", "world_generation_stream"}
 
@@ -23,6 +24,7 @@ def serve_repository(
     title: str,
     parameters: Mapping[str, str],
     addresses: Addresses,
+    exported: Mapping[str, ExportedStage] | None = None,
     without: Collection[str] = (),
     plan: Plan | None = None,
     run_dir: Path | None = None,
@@ -34,6 +36,7 @@ def serve_repository(
 
     Args:
         parameters: set in the configuration of every model. `device` is "cpu" or "cuda".
+        exported: the graphs of the models that they are to run.
         without: models to leave out.
         plan: of GPU memory; without one every weight is resident, and nothing waits for memory.
         run_dir: where to render the models, in models/, and for stages to meet, in jobs/, which they find in their
@@ -51,6 +54,7 @@ def serve_repository(
             repository,
             models,
             parameters={**parameters, "jobs_dir": str(jobs)},
+            exported=exported,
             without=without,
             edit=partial(write_plan, plan) if plan else None,
         )

@@ -1,6 +1,6 @@
 """The guardrail that looks at every frame: SigLIP describes it, a small classifier names what it shows.
 
-Legend: T frames, H, W pixels, S side of SigLIP's square input, D embedding width, K classes.
+Legend: T frames, H, W pixels, S side of SigLIP's square input, K classes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from transformers import SiglipVisionModel
 from cosmos_triton.guardrail.frames import check_frames
 from cosmos_triton.guardrail.pretrained import load_whole
 from cosmos_triton.guardrail.verdict import Verdict
-from cosmos_triton.networks.video_safety import SAFE, VideoSafety
+from cosmos_triton.networks.video_safety import SAFE, ContentClassifierConfig
+from cosmos_triton.runtime.engines import Runnable
 
 
 class ContentFilter:
-    """A video is safe if every frame of it is. `batch_size` frames are in the encoder at a time."""
+    """A video is safe if every frame of it is. `batch_size` frames are in the network at a time."""
 
     name = "content_filter"
 
-    def __init__(self, encoder: SiglipVisionModel, head: VideoSafety, *, batch_size: int = 8) -> None:
-        self.encoder = encoder.eval()
-        self.head = head.eval()
+    def __init__(self, network: Runnable[ContentClassifierConfig], *, batch_size: int = 8) -> None:
+        self.network = network
         self.batch_size = batch_size
 
     def judge(self, frames: Tensor) -> Verdict:
         """RGB uint8 frames [T, H, W, 3]. Raises as `classify` does."""
-        classes = self.head.config.classes
+        classes = self.network.config.classes
         for index, content in enumerate(self.classify(frames).tolist()):
             if content != SAFE:
                 return Verdict.blocked(self.name, classes[content], reason=f"frame {index} shows {classes[content]}")
@@ -44,14 +44,12 @@ class ContentFilter:
             ValueError: the frames have another shape or dtype, or a logit is not finite.
         """
         check_frames(frames)
-        side, weight = self.encoder.config.image_size, next(self.head.parameters())
         logits = []
         for batch in frames.split(self.batch_size):
-            pixels = to_network_input(batch.to(weight.device), side)
-            features = self.encoder(pixel_values=pixels.to(weight.dtype)).pooler_output  # [T, D]
-            logits.append(self.head(features))
+            pixels = to_network_input(batch.to(self.network.device), self.network.config.image_size)
+            logits.append(self.network(pixels.to(self.network.dtype)))
         joined = torch.cat(logits)  # [T, K]
-        if joined.shape != (len(frames), len(self.head.config.classes)):
+        if joined.shape != (len(frames), len(self.network.config.classes)):
             raise ValueError(f"the content classifier's logits are {tuple(joined.shape)} of {len(frames)} frames")
         if not joined.isfinite().all():
             raise ValueError("the content classifier's logits are not finite")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cosmos_triton.guardrail.frames import check_frames
-from cosmos_triton.networks.retinaface import RetinaFace, prior_boxes
+from cosmos_triton.networks.retinaface import RetinaFaceConfig, prior_boxes
+from cosmos_triton.runtime.engines import Runnable
 
 MEAN_BGR = (104.0, 117.0, 123.0)  # of the detector's training images
 
@@ -47,8 +48,10 @@ class FaceBlur:
 
     name = "face_blur"
 
-    def __init__(self, network: RetinaFace, config: FaceBlurConfig | None = None, *, batch_size: int = 8) -> None:
-        self.network = network.eval()
+    def __init__(
+        self, network: Runnable[RetinaFaceConfig], config: FaceBlurConfig | None = None, *, batch_size: int = 8
+    ) -> None:
+        self.network = network
         self.config = config or FaceBlurConfig()
         self.batch_size = batch_size
 
@@ -71,8 +74,8 @@ class FaceBlur:
     def find_faces(self, frames: Tensor) -> list[Tensor]:
         """RGB uint8 frames [T, H, W, 3] -> boxes [N, 4] of each frame on the CPU, the surest first."""
         _, height, width, _ = frames.shape
-        weight = self.network.body.conv1.weight
-        loc, conf, _ = self.network(to_network_input(frames.to(weight.device)).to(weight.dtype))
+        pixels = to_network_input(frames.to(self.network.device))
+        loc, conf, _ = self.network(pixels.to(self.network.dtype))
         priors = prior_boxes(self.network.config, height, width)
         boxes = decode_boxes(loc.float().cpu(), priors, self.config.variances)  # [T, P, 4]
         boxes = boxes * torch.tensor([width, height, width, height])

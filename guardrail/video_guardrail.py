@@ -6,17 +6,20 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import SiglipVisionConfig
 
 from cosmos_triton.guardrail.content_filter import ContentFilter, load_encoder
 from cosmos_triton.guardrail.face_blur import Blurred, FaceBlur
 from cosmos_triton.guardrail.judgement import Judgement
 from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, judged
 from cosmos_triton.networks import retinaface, video_safety
-from cosmos_triton.networks.retinaface import RetinaFace
-from cosmos_triton.networks.video_safety import VideoSafety
+from cosmos_triton.networks.retinaface import RetinaFace, RetinaFaceConfig
+from cosmos_triton.networks.video_safety import ContentClassifier, ContentClassifierConfig, VideoSafety
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.engines import Runnable, open_graph
+from cosmos_triton.runtime.graphs import ExportedStage
 from cosmos_triton.runtime.residency import Placement
 
 
@@ -31,26 +34,33 @@ class VideoGuardrail:
         self.check_seconds = check_seconds
 
     @classmethod
-    def load(cls, checkpoint_dir: Path, deployment: Deployment, placement: Placement) -> VideoGuardrail:
-        """All networks in fp32, as released. A missing file raises."""
-        device = placement.load_device
-        encoder = load_encoder(checkpoint_dir / paths.VIDEO_SAFETY_ENCODER).to(device)
-        head = load_network(
-            VideoSafety,
-            video_safety.PRESETS[deployment.video_safety],
-            checkpoint_dir / paths.VIDEO_SAFETY,
-            dtype=torch.float32,
-            device=device,
-        )
-        detector = load_network(
-            RetinaFace,
-            retinaface.PRESETS[deployment.face_detector],
-            checkpoint_dir / paths.FACE_DETECTOR,
-            dtype=torch.float32,
-            device=device,
-        )
-        placement.put(encoder, encoder.encoder.layers)
-        return cls(ContentFilter(encoder, placement.put(head)), FaceBlur(placement.put(detector)))
+    def load(
+        cls,
+        checkpoint_dir: Path,
+        deployment: Deployment,
+        placement: Placement,
+        exported: ExportedStage | None = None,
+    ) -> VideoGuardrail:
+        """All networks in fp32, as released. A missing file raises.
+
+        Args:
+            exported: their graphs, where another engine than torch runs them.
+        """
+        detector: Runnable[RetinaFaceConfig]
+        classifier: Runnable[ContentClassifierConfig]
+        config = retinaface.PRESETS[deployment.face_detector]
+        if exported:
+            classes = video_safety.PRESETS[deployment.video_safety].classes
+            side = SiglipVisionConfig.from_pretrained(checkpoint_dir / paths.VIDEO_SAFETY_ENCODER).image_size
+            seen = ContentClassifierConfig(side, classes)
+            classifier = open_graph(exported, "content_classifier", seen, placement.device)
+            detector = open_graph(exported, "face_detector", config, placement.device)
+        else:
+            device, file = placement.load_device, checkpoint_dir / paths.FACE_DETECTOR
+            module = load_content_classifier(checkpoint_dir, deployment, device)
+            classifier = placement.put(module, module.encoder.encoder.layers)
+            detector = placement.put(load_network(RetinaFace, config, file, dtype=torch.float32, device=device))
+        return cls(ContentFilter(classifier), FaceBlur(detector))
 
     def apply(self, frames: Tensor) -> tuple[Tensor, Judgement]:
         """RGB uint8 frames [T, H, W, 3] -> the frames to hand out, black if blocked, and what was found in them."""
@@ -71,3 +81,16 @@ class VideoGuardrail:
         if verdict.safe:
             verdicts.append(judged(self.face_blur.name, blur, seconds=self.check_seconds))
         return result.frames, Judgement(tuple(verdicts), result.facts())
+
+
+def load_content_classifier(checkpoint_dir: Path, deployment: Deployment, device: str) -> ContentClassifier:
+    """As a torch module, in fp32."""
+    head = load_network(
+        VideoSafety,
+        video_safety.PRESETS[deployment.video_safety],
+        checkpoint_dir / paths.VIDEO_SAFETY,
+        dtype=torch.float32,
+        device=device,
+    )
+    encoder = load_encoder(checkpoint_dir / paths.VIDEO_SAFETY_ENCODER).to(device)
+    return ContentClassifier(encoder, head).requires_grad_(False).eval()

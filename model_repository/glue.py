@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.graphs import ENGINE, LINKED_GRAPHS, TORCH, ExportedStage
 
 if TYPE_CHECKING:
     from cosmos_triton.runtime.residency import Placement, Residency
@@ -49,7 +50,10 @@ class Cancelled(StageError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The parameters that the run directory sets in every model's configuration."""
+    """The parameters that the run directory sets in every model's configuration.
+
+    `exported` are the model's graphs where another engine than torch runs it.
+    """
 
     name: str
     deployment: Deployment
@@ -57,6 +61,7 @@ class Settings:
     device: str
     jobs: Jobs
     parameters: dict[str, str]
+    exported: ExportedStage | None
 
     @classmethod
     def read(cls, args: dict[str, str]) -> Settings:
@@ -69,6 +74,9 @@ class Settings:
             device=parameters["device"],
             jobs=Jobs(Path(parameters["jobs_dir"])),
             parameters=parameters,
+            exported=None
+            if parameters.get(ENGINE, TORCH) == TORCH
+            else ExportedStage(parameters[ENGINE], Path(args["model_repository"], LINKED_GRAPHS)),
         )
 
     @classmethod
@@ -100,7 +108,7 @@ class Settings:
         from cosmos_triton.runtime.stages import Stages
 
         weights_8bit = self.parameters.get("precision") == "int8"
-        return Stages(self.deployment, self.checkpoint_dir, placement, weights_8bit=weights_8bit)
+        return Stages(self.deployment, self.checkpoint_dir, placement, self.exported, weights_8bit=weights_8bit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def grid_coordinates(latent_shape: tuple[int, int, int], *, leading_rows: int, r
     axes = [torch.arange(n, dtype=torch.float32, device="cpu") for n in latent_shape]
     grid = torch.cartesian_prod(*axes)  # [T*H*W, 3]
     coordinates = torch.zeros(rows, 3, device="cpu")
-    coordinates[leading_rows : leading_rows + len(grid)] = grid
+    coordinates[leading_rows : leading_rows + grid.shape[0]] = grid
     return coordinates
 
 

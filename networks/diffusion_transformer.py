@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from cosmos_triton.networks.ar_positions import grid_coordinates, rotate, split_axes
+from cosmos_triton.networks.network import Network
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -186,7 +187,9 @@ class MLP(nn.Module):
         self.layer2 = nn.Linear(MLP_RATIO * config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        return torch.cat([self.layer2(F.gelu(self.layer1(rows))) for rows in x.split(MLP_ROWS, dim=1)], dim=1)
+        # An exported graph leaves workspaces to its engine.
+        parts = (x,) if torch.compiler.is_exporting() else x.split(MLP_ROWS, dim=1)
+        return torch.cat([self.layer2(F.gelu(self.layer1(rows))) for rows in parts], dim=1)
 
 
 class SubBlock(nn.Module):
@@ -246,7 +249,7 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(x, shift, scale))
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(Network):
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
         self.config = config
@@ -281,7 +284,7 @@ class DiffusionTransformer(nn.Module):
         """Latents [B, c, T, H, W] beside the features of their tokens, as patches [B, N, C]."""
         features = rearrange(self.token_embedder(tokens), "b t h w c -> (b t) c h w").float()
         features = F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        features = rearrange(features, "(b t) c h w -> b c t h w", b=len(x)).to(x.dtype)
+        features = rearrange(features, "(b t) c h w -> b c t h w", b=x.shape[0]).to(x.dtype)
         padding_mask = torch.zeros_like(x[:, :1])  # clips fill the frame: nothing is padding
         return self.x_embedder(torch.cat([x, features, padding_mask], dim=1))
 

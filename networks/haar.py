@@ -38,7 +38,8 @@ def haar_patch(video: Tensor, levels: int) -> Tensor:
     x = video[:, None]  # [B, N, C, T, H, W]
     for _ in range(levels):
         for axis in AXES:
-            even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+            pairs = x.unflatten(axis, (-1, 2))
+            even, odd = pairs.select(axis + 1, 0), pairs.select(axis + 1, 1)
             x = torch.stack(_sum_and_difference(even, odd), dim=2).flatten(1, 2)
         x = x.flatten(1, 2)[:, None] / _LEVEL_SCALE  # the bands of this level are channels of the next
     return x[:, 0]
@@ -50,7 +51,8 @@ def haar_unpatch(bands: Tensor, levels: int) -> Tensor:
     for _ in range(levels):
         x = x.unflatten(1, (2 ** len(AXES), -1)) * _LEVEL_SCALE  # [B, N, C, T, H, W]
         for axis in reversed(AXES):
-            low, high = x.unflatten(1, (-1, 2)).unbind(2)
+            pairs = x.unflatten(1, (-1, 2))
+            low, high = pairs.select(2, 0), pairs.select(2, 1)
             x = torch.stack(_sum_and_difference(low, high), dim=axis + 1).flatten(axis, axis + 1)
         x = x[:, 0]
     return x

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from cosmos_triton.networks.network import Network
+
 EXPANSION = 4  # a bottleneck's outer channels over its inner ones
 
 
@@ -157,7 +159,7 @@ class Head(nn.Module):
         return rearrange(self.conv1x1(x), "b (a v) h w -> b (h w a) v", v=self.values)
 
 
-class RetinaFace(nn.Module):
+class RetinaFace(Network):
     def __init__(self, config: RetinaFaceConfig) -> None:
         super().__init__()
         self.config = config

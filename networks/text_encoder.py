@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 
@@ -23,8 +24,19 @@ PRESETS: dict[str, TextEncoderConfig] = {
 }
 
 
-def build_text_encoder(config: TextEncoderConfig) -> T5EncoderModel:
-    return T5EncoderModel(
+class TextEncoder(T5EncoderModel):  # type: ignore[misc]  # transformers has no types
+    """transformers' own, but for the form of call and answer."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Token ids [B, E] and their mask [B, E] -> hidden states [B, E, C], of any value where the mask is 0.
+
+        Without a mask every token is a prompt's.
+        """
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def build_text_encoder(config: TextEncoderConfig) -> TextEncoder:
+    return TextEncoder(
         T5Config(
             vocab_size=config.vocab_size,
             d_model=config.dim,

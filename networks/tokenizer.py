@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cosmos_triton.networks.fsq import FSQ
 from cosmos_triton.networks.haar import haar_patch, haar_unpatch
+from cosmos_triton.networks.network import Network
 from cosmos_triton.networks.tokenizer_layers import (
     CausalConv,
     Downsample,
@@ -203,7 +204,7 @@ class Decoder(nn.Module):
         return haar_unpatch(bands, self.haar_levels)[:, :, self.first_frame_repeats :]
 
 
-class DiscreteEncoder(nn.Module):
+class DiscreteEncoder(Network):
     """Tokenizer-DV8x16x16/encoder.jit."""
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -222,7 +223,7 @@ class DiscreteEncoder(nn.Module):
         return self.fsq.indices(self.fsq.quantise(self.latents(video)))
 
 
-class DiscreteDecoder(nn.Module):
+class DiscreteDecoder(Network):
     """Tokenizer-DV8x16x16/decoder.jit."""
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -238,7 +239,7 @@ class DiscreteDecoder(nn.Module):
         return self.decoder(self.post_quant_conv(codes))
 
 
-class ContinuousEncoder(nn.Module):
+class ContinuousEncoder(Network):
     """Tokenizer-CV8x8x8/encoder.jit."""
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -252,7 +253,7 @@ class ContinuousEncoder(nn.Module):
         return self.quant_conv(self.encoder(video))
 
 
-class ContinuousDecoder(nn.Module):
+class ContinuousDecoder(Network):
     """Tokenizer-CV8x8x8/decoder.jit."""
 
     def __init__(self, config: TokenizerConfig) -> None:

@@ -2,14 +2,20 @@
 
 State-dict keys are those found under "model" in the released safety_filter.pt.
 
-Legend: N frames, D embedding width, K classes.
+Legend: N frames, S side of SigLIP's input, D embedding width, K classes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+
+from cosmos_triton.networks.network import Network
+
+if TYPE_CHECKING:
+    from transformers import SiglipVisionModel  # which takes seconds to import
 
 SAFE = 0  # index of the only class that lets a frame pass
 
@@ -29,6 +35,14 @@ class VideoSafetyConfig:
         "Hate_and_Harassment",
         "Self-Harm",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ContentClassifierConfig:
+    """`image_size` is the side of the square frames; `classes` are in the order of the logits."""
+
+    image_size: int
+    classes: tuple[str, ...]
 
 
 PRESETS: dict[str, VideoSafetyConfig] = {
@@ -52,7 +66,7 @@ class Perceptron(nn.Module):
         )
 
 
-class VideoSafety(nn.Module):
+class VideoSafety(Network):
     def __init__(self, config: VideoSafetyConfig) -> None:
         super().__init__()
         self.config = config
@@ -64,6 +78,20 @@ class VideoSafety(nn.Module):
         A feature vector of zeros has no direction and gives NaN.
         """
         return self.network.layers(normalise(features))
+
+
+class ContentClassifier(Network):
+    """SigLIP's vision tower with the head behind it."""
+
+    def __init__(self, encoder: SiglipVisionModel, head: VideoSafety) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.config = ContentClassifierConfig(encoder.config.image_size, head.config.classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Frames [N, 3, S, S] in -1..1 -> logits [N, K]."""
+        return self.head(self.encoder(pixel_values=pixels).pooler_output)
 
 
 def normalise(features: Tensor) -> Tensor:

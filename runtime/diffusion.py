@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
+from cosmos_triton.networks.diffusion_transformer import DiffusionConfig
+from cosmos_triton.runtime.engines import Runnable
 
 SIGMA_DATA = 0.5
+
+Denoiser = Runnable[DiffusionConfig]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,7 @@ def scalings(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return c_skip, c_out, c_in, c_noise
 
 
-def denoise(
-    network: DiffusionTransformer, x: Tensor, sigma: float, tokens: Tensor, context: Tensor, *, fps: float
-) -> Tensor:
+def denoise(network: Denoiser, x: Tensor, sigma: float, tokens: Tensor, context: Tensor) -> Tensor:
     """The network's estimate of the clean latents, [B, c, T, H, W] fp32.
 
     The released pipeline computes the scalings in bf16. Here they and the sum are fp32; only the network runs in its
@@ -63,7 +64,7 @@ def denoise(
     x = x.float()
     level = torch.full((len(x),), sigma, device=x.device)
     c_skip, c_out, c_in, c_noise = (c.view(-1, 1, 1, 1, 1) for c in scalings(level))
-    out = network((c_in * x).to(context.dtype), tokens, context, c_noise.flatten(), fps=fps)
+    out = network((c_in * x).to(context.dtype), tokens, context, c_noise.flatten())
     return c_skip * x + c_out * out.float()
 
 
@@ -73,14 +74,13 @@ def unconditional(tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def guided_denoise(
-    network: DiffusionTransformer,
+    network: Denoiser,
     x: Tensor,
     sigma: float,
     tokens: Tensor,
     context: Tensor,
     *,
     guidance: float,
-    fps: float,
 ) -> Tensor:
     """`denoise` pushed away from what the network would say without tokens and text. One forward of 2 B."""
     no_tokens, no_context = unconditional(tokens, context)
@@ -90,20 +90,18 @@ def guided_denoise(
         sigma,
         torch.cat([tokens, no_tokens]),
         torch.cat([context, no_context]),
-        fps=fps,
     )
     conditioned, unconditioned = both.chunk(2)
     return conditioned + guidance * (conditioned - unconditioned)
 
 
 def sample(
-    network: DiffusionTransformer,
+    network: Denoiser,
     noise: Tensor,
     tokens: Tensor,
     context: Tensor,
     *,
     settings: SamplerSettings,
-    fps: float,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Clean latents [B, c, T, H, W] fp32, scaled by SIGMA_DATA.
@@ -117,7 +115,7 @@ def sample(
     sigmas = settings.sigmas
     x, history = noise.double(), None
     for i, sigma in enumerate(sigmas):
-        clean = guided_denoise(network, x, sigma, tokens, context, guidance=settings.guidance, fps=fps).double()
+        clean = guided_denoise(network, x, sigma, tokens, context, guidance=settings.guidance).double()
         if i < settings.steps:
             x, history = _step(x, sigma, sigmas[i + 1], clean, history), (clean, sigma)
         if on_step is not None:

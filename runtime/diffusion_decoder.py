@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cosmos_triton.networks.diffusion_transformer import BASE_FPS, PATCH, DiffusionTransformer
-from cosmos_triton.networks.tokenizer import ContinuousDecoder
-from cosmos_triton.runtime.diffusion import SIGMA_DATA, SamplerSettings, sample
+from cosmos_triton.networks.diffusion_transformer import PATCH
+from cosmos_triton.networks.tokenizer import TokenizerConfig
+from cosmos_triton.runtime.diffusion import SIGMA_DATA, Denoiser, SamplerSettings, sample
 from cosmos_triton.runtime.diffusion_windows import WINDOW, join_windows, split_windows
+from cosmos_triton.runtime.engines import Runnable
 from cosmos_triton.runtime.tokenizers import LatentStatistics, decode_latents
 
 NOISE_SEED = 1
@@ -32,8 +33,8 @@ def initial_noise(shape: tuple[int, ...], sigma_max: float) -> Tensor:
 class DiffusionDecoder:
     """Networks on one device, each in its own dtype."""
 
-    network: DiffusionTransformer
-    tokenizer: ContinuousDecoder
+    network: Denoiser
+    tokenizer: Runnable[TokenizerConfig]
     statistics: LatentStatistics
     settings: SamplerSettings = field(default_factory=SamplerSettings)
 
@@ -73,7 +74,5 @@ class DiffusionDecoder:
         config = self.network.config
         shape = (1, config.latent_channels, WINDOW, height * PATCH, width * PATCH)
         noise = initial_noise(shape, self.settings.sigma_max).to(tokens.device).expand(batch, -1, -1, -1, -1)
-        dtype = self.network.token_embedder.weight.dtype
-        return sample(
-            self.network, noise, tokens, context.to(dtype), settings=self.settings, fps=BASE_FPS, on_step=on_step
-        )
+        context = context.to(self.network.dtype)
+        return sample(self.network, noise, tokens, context, settings=self.settings, on_step=on_step)

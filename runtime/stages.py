@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cosmos_triton.networks import ar_transformer, diffusion_transformer, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
-from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
-from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder
+from cosmos_triton.networks.diffusion_transformer import DiffusionConfig, DiffusionTransformer
+from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.ar_decoder import Decoder
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion_decoder import DiffusionDecoder
+from cosmos_triton.runtime.engines import Runnable, open_graph
+from cosmos_triton.runtime.graphs import ExportedStage
 from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
 from cosmos_triton.runtime.residency import Placement
@@ -40,12 +42,14 @@ class Stages:
 
     Args:
         placement: how the weights are kept. Its stage works inside `placement.at_work()`.
+        exported: the stage's graphs, where another engine than torch runs it.
         weights_8bit: store the matrices of the AR model and of the diffusion network in 8 bits.
     """
 
     deployment: Deployment
     checkpoint_dir: Path
     placement: Placement
+    exported: ExportedStage | None = None
     weights_8bit: bool = False
 
     @property
@@ -62,15 +66,25 @@ class Stages:
 
         folder = self.checkpoint_dir / paths.TEXT_ENCODER
         config = text_encoder.PRESETS[self.deployment.text_encoder]
-        network = self._load(text_encoder.build_text_encoder, config, f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}")
-        return TextEncoder(self.placement.put(network, network.encoder.block), load_tokenizer(folder))
+        file = f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}"
+        network: Runnable[Any]
+        if self.exported:
+            network = open_graph(self.exported, "text_encoder", config, self.device)
+        else:
+            module = self._load(text_encoder.build_text_encoder, config, file)
+            network = self.placement.put(module, module.encoder.block)
+        return TextEncoder(network, load_tokenizer(folder))
 
-    def discrete_encoder(self) -> DiscreteEncoder:
+    def discrete_encoder(self) -> Runnable[TokenizerConfig]:
         config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
+        if self.exported:
+            return open_graph(self.exported, "discrete_encoder", config, self.device)
         return self.placement.put(self._load(DiscreteEncoder, config, paths.DISCRETE_ENCODER))
 
-    def discrete_decoder(self) -> DiscreteDecoder:
+    def discrete_decoder(self) -> Runnable[TokenizerConfig]:
         config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
+        if self.exported:
+            return open_graph(self.exported, "discrete_decoder", config, self.device)
         return self.placement.put(self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER))
 
     def ar_decoder(self, slots: int) -> Decoder:
@@ -91,20 +105,20 @@ class Stages:
         return decoder
 
     def diffusion_decoder(self) -> DiffusionDecoder:
-        config = tokenizer.PRESETS[self.deployment.continuous_tokenizer]
-        network = self._load(
-            DiffusionTransformer,
-            diffusion_transformer.PRESETS[self.deployment.diffusion_decoder],
-            paths.DIFFUSION_DECODER,
-            eight_bit=DIFFUSION_PARTS,
-        )
+        config = diffusion_transformer.PRESETS[self.deployment.diffusion_decoder]
+        tokenizer_config = tokenizer.PRESETS[self.deployment.continuous_tokenizer]
+        network: Runnable[DiffusionConfig]
+        decoder: Runnable[TokenizerConfig]
+        if self.exported:
+            network = open_graph(self.exported, "denoising_step", config, self.device)
+            decoder = open_graph(self.exported, "continuous_decoder", tokenizer_config, self.device)
+        else:
+            module = self._load(DiffusionTransformer, config, paths.DIFFUSION_DECODER, eight_bit=DIFFUSION_PARTS)
+            network = self.placement.put(module, module.blocks.values())
+            decoder = self.placement.put(self._load(ContinuousDecoder, tokenizer_config, paths.CONTINUOUS_DECODER))
         statistics = SafetensorsFile(self.checkpoint_dir / paths.LATENT_STATISTICS)
         mean, std = (statistics.tensor(name).to(self.device) for name in ("mean", "std"))
-        return DiffusionDecoder(
-            self.placement.put(network, network.blocks.values()),
-            self.placement.put(self._load(ContinuousDecoder, config, paths.CONTINUOUS_DECODER)),
-            LatentStatistics.from_vectors(mean, std, config),
-        )
+        return DiffusionDecoder(network, decoder, LatentStatistics.from_vectors(mean, std, tokenizer_config))
 
     def generic_context(self) -> Tensor:
         """Embedding [512, X] of the prompt that the diffusion decoder sees where the user gives none."""

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
+from transformers import PreTrainedTokenizerFast
+
+from cosmos_triton.runtime.engines import Runnable
 
 MAX_TOKENS = 512
 
@@ -17,7 +19,7 @@ MAX_TOKENS = 512
 class TextEncoder:
     """T5 with its tokenizer. Longer prompts are cut at 512 tokens; rows past a prompt's end are zero."""
 
-    def __init__(self, network: T5EncoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, network: Runnable[object], tokenizer: PreTrainedTokenizerFast) -> None:
         self.network = network
         self.tokenizer = tokenizer
 
@@ -36,7 +38,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 @torch.inference_mode()
-def embed(network: T5EncoderModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def embed(network: Runnable[object], input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Embeddings [B, E, C] of input_ids [B, E]; zero where attention_mask [B, E] is 0."""
-    hidden = network(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    hidden = network(input_ids, attention_mask)
     return hidden * attention_mask[..., None].to(hidden.dtype)

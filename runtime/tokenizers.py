@@ -11,15 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cosmos_triton.networks.tokenizer import (
-    ContinuousDecoder,
-    ContinuousEncoder,
-    DiscreteDecoder,
-    DiscreteEncoder,
-    TokenizerConfig,
-)
+from cosmos_triton.networks.tokenizer import TokenizerConfig
+from cosmos_triton.runtime.engines import Runnable
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class LatentStatistics:
 
 
 @torch.inference_mode()
-def encode_input_frames(encoder: DiscreteEncoder, frames: Tensor) -> Tensor:
+def encode_input_frames(encoder: Runnable[TokenizerConfig], frames: Tensor) -> Tensor:
     """Tokens [B, t, h, w] int32 of the frames that a clip starts with, [B, 3, T, H, W].
 
     They are the first tokens of every clip that starts so, however it goes on (to rounding: kernels may add up in
@@ -51,29 +46,29 @@ def encode_input_frames(encoder: DiscreteEncoder, frames: Tensor) -> Tensor:
     _check_size(frames, config)
     if frames.shape[2] % config.temporal_compression != 1:
         raise ValueError(f"frames {frames.shape[2]} must be 1 + a multiple of {config.temporal_compression}")
-    return encoder(frames.to(_dtype(encoder)))
+    return encoder(frames.to(encoder.dtype))
 
 
 @torch.inference_mode()
-def encode_tokens(encoder: DiscreteEncoder, video: Tensor) -> Tensor:
+def encode_tokens(encoder: Runnable[TokenizerConfig], video: Tensor) -> Tensor:
     """Video [B, 3, T, H, W], T a multiple of the chunk -> tokens [B, t, h, w] int32."""
     _check_size(video, encoder.config)
-    chunks = _chunks(video.to(_dtype(encoder)), encoder.config.chunk_frames, dim=2)
+    chunks = _chunks(video.to(encoder.dtype), encoder.config.chunk_frames, dim=2)
     return torch.cat([encoder(chunk) for chunk in chunks], dim=1)
 
 
 @torch.inference_mode()
-def decode_tokens(decoder: DiscreteDecoder, tokens: Tensor) -> Tensor:
+def decode_tokens(decoder: Runnable[TokenizerConfig], tokens: Tensor) -> Tensor:
     """Tokens [B, t, h, w], t a multiple of a chunk's -> video [B, 3, T, H, W], not clamped."""
     chunks = _chunks(tokens, decoder.config.chunk_latents, dim=1)
     return torch.cat([decoder(chunk) for chunk in chunks], dim=2)
 
 
 @torch.inference_mode()
-def encode_latents(encoder: ContinuousEncoder, video: Tensor, statistics: LatentStatistics) -> Tensor:
+def encode_latents(encoder: Runnable[TokenizerConfig], video: Tensor, statistics: LatentStatistics) -> Tensor:
     """Video [B, 3, T, H, W], T a multiple of the chunk -> latents [B, C, t, h, w] of unit variance."""
     _check_size(video, encoder.config)
-    dtype = _dtype(encoder)
+    dtype = encoder.dtype
     mean, std = statistics.mean.to(dtype), statistics.std.to(dtype)
     chunks = _chunks(video.to(dtype), encoder.config.chunk_frames, dim=2)
     return torch.cat([(encoder(chunk) - mean) / std for chunk in chunks], dim=2)
@@ -81,14 +76,14 @@ def encode_latents(encoder: ContinuousEncoder, video: Tensor, statistics: Latent
 
 @torch.inference_mode()
 def decode_latents(
-    decoder: ContinuousDecoder, latents: Tensor, statistics: LatentStatistics, *, sigma_data: float
+    decoder: Runnable[TokenizerConfig], latents: Tensor, statistics: LatentStatistics, *, sigma_data: float
 ) -> Tensor:
     """Latents [B, C, t, h, w], t a multiple of a chunk's -> video [B, 3, T, H, W], not clamped.
 
     Args:
         sigma_data: standard deviation of `latents`: 1 for those of `encode_latents`, 0.5 for a diffusion sample.
     """
-    dtype = _dtype(decoder)
+    dtype = decoder.dtype
     mean, std = statistics.mean.to(dtype), statistics.std.to(dtype)
     chunks = _chunks((latents / sigma_data).to(dtype), decoder.config.chunk_latents, dim=2)
     return torch.cat([decoder(chunk * std + mean) for chunk in chunks], dim=2)
@@ -104,7 +99,3 @@ def _check_size(video: Tensor, config: TokenizerConfig) -> None:
     height, width = video.shape[-2:]
     if height % config.spatial_compression or width % config.spatial_compression:
         raise ValueError(f"size {height}x{width}: both must be multiples of {config.spatial_compression}")
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype

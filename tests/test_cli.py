@@ -12,13 +12,16 @@ import pytest
 from cosmos_triton.client.cli import main
 from cosmos_triton.export import tiny
 
-STEPS = ("tiny", "download", "convert", "verify")
+STEPS = [("checkpoints", step) for step in ("tiny", "download", "convert", "verify")]
+STEPS += [("export", kind) for kind in ("onnx", "tensorrt")]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_every_step_has_help_with_an_example_that_parses(step: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("step", STEPS, ids=" ".join)
+def test_every_step_has_help_with_an_example_that_parses(
+    step: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main(["checkpoints", step, "--help"])
+        main([*step, "--help"])
     example = re.search(r"example: cosmos-triton (.*)", capsys.readouterr().out)
     assert example
     with pytest.raises(SystemExit, match="0"):

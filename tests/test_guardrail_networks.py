@@ -23,7 +23,7 @@ from cosmos_triton.guardrail.face_blur import (
 )
 from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.networks.retinaface import RetinaFace
-from cosmos_triton.networks.video_safety import VideoSafety
+from cosmos_triton.networks.video_safety import ContentClassifier, VideoSafety
 
 MANIFESTS = json.loads(gzip.decompress((Path(__file__).parent / "checkpoints.json.gz").read_bytes()))["files"]
 
@@ -110,7 +110,7 @@ def random_blur() -> FaceBlur:
         network = RetinaFace(retinaface.PRESETS["tiny"])
         for head in network.ClassHead:
             nn.init.normal_(head.conv1x1.weight, std=3.0)
-    return FaceBlur(network, FaceBlurConfig(score_threshold=0.6), batch_size=3)
+    return FaceBlur(network.eval(), FaceBlurConfig(score_threshold=0.6), batch_size=3)
 
 
 def test_a_batch_of_frames_is_blurred_as_each_frame_by_itself(random_blur: FaceBlur) -> None:
@@ -147,7 +147,7 @@ def test_what_is_no_video_passes_no_guardrail(random_blur: FaceBlur, frames: Ten
     with pytest.raises(ValueError, match="expected"):
         random_blur.blur(frames)
     with pytest.raises(ValueError, match="expected"):
-        ContentFilter(StubEncoder(), VideoSafety(video_safety.PRESETS["tiny"])).judge(frames)
+        ContentFilter(ContentClassifier(StubEncoder(), VideoSafety(video_safety.PRESETS["tiny"]))).judge(frames)
 
 
 class StubEncoder(nn.Module):
@@ -175,7 +175,7 @@ def bright_is_unsafe() -> ContentFilter:
     state["network.layers.6.weight"][3, 0] = 100
     state["network.layers.6.bias"][0] = 1
     head.load_state_dict(state)
-    return ContentFilter(StubEncoder(), head, batch_size=4)
+    return ContentFilter(ContentClassifier(StubEncoder(), head).eval(), batch_size=4)
 
 
 def test_one_unsafe_frame_makes_the_video_unsafe(bright_is_unsafe: ContentFilter) -> None:
@@ -189,7 +189,7 @@ def test_one_unsafe_frame_makes_the_video_unsafe(bright_is_unsafe: ContentFilter
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_classifier_without_finite_numbers_gives_no_verdict(bright_is_unsafe: ContentFilter, broken: float) -> None:
-    nn.init.constant_(bright_is_unsafe.head.network.layers[6].bias[1:2], broken)
+    nn.init.constant_(bright_is_unsafe.network.head.network.layers[6].bias[1:2], broken)
     with pytest.raises(ValueError, match="not finite"):
         bright_is_unsafe.judge(torch.zeros(2, 24, 40, 3, dtype=torch.uint8))
 
@@ -198,7 +198,7 @@ def test_a_classifier_that_leaves_frames_out_gives_no_verdict(
     bright_is_unsafe: ContentFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing was looked at, nothing unsafe was found."""
-    monkeypatch.setattr(bright_is_unsafe.head, "forward", lambda features: features[:0, :7])
+    monkeypatch.setattr(bright_is_unsafe.network.head, "forward", lambda features: features[:0, :7])
     with pytest.raises(ValueError, match="of 2 frames"):
         bright_is_unsafe.judge(torch.zeros(2, 24, 40, 3, dtype=torch.uint8))
 

@@ -65,7 +65,7 @@ def aegis(directory: Path) -> Aegis:
 def content_filter(directory: Path) -> ContentFilter:
     config = video_safety.PRESETS["tiny"]
     head = load_network(video_safety.VideoSafety, config, directory / paths.VIDEO_SAFETY, dtype=torch.float32)
-    return ContentFilter(load_encoder(directory / paths.VIDEO_SAFETY_ENCODER), head)
+    return ContentFilter(video_safety.ContentClassifier(load_encoder(directory / paths.VIDEO_SAFETY_ENCODER), head))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_the_vision_tower_alone_is_the_released_model(content_filter: ContentFil
     pixels = to_network_input(ordinary_frames()["clouds 0"][None], 64)
     with torch.inference_mode():
         expected = released.get_image_features(pixel_values=pixels).pooler_output
-        assert torch.equal(content_filter.encoder(pixel_values=pixels).pooler_output, expected)
+        assert torch.equal(content_filter.network.encoder(pixel_values=pixels).pooler_output, expected)
 
 
 def test_no_face_is_seen_in_ordinary_frames(face_blur: FaceBlur) -> None:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from pipeline.pipeline_server import CLIP, PipelineServer
 
 from cosmos_triton.client.cli import main
@@ -118,6 +120,11 @@ def test_a_command_is_understood(words: list[str], parse_only: None, monkeypatch
             monkeypatch.syspath_prepend(ROOT / "benchmarks")
             with pytest.raises(Parsed):
                 runpy.run_path(str(ROOT / script), run_name="__main__")
+        case ["pip", "install", requirement]:
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            wanted = Requirement(requirement)
+            assert wanted.name == project["name"]
+            assert wanted.extras <= set(project["optional-dependencies"])
         case [program, *_]:
             assert program in ELSEWHERE, f"{shlex.join(words)}: nothing checks this command"
 

@@ -11,7 +11,9 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
         self.placement = settings.placement()
-        self.guardrail = VideoGuardrail.load(settings.checkpoint_dir, settings.deployment, self.placement)
+        self.guardrail = VideoGuardrail.load(
+            settings.checkpoint_dir, settings.deployment, self.placement, settings.exported
+        )
 
     def execute(self, requests):
         with self.placement.at_work():

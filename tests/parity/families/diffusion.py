@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ def check_network(case: Case) -> None:
         assert_equal(f"{branch}_image_size", io[f"{branch}_image_size"], io["image_size"])
         assert_equal(f"{branch}_num_frames", io[f"{branch}_num_frames"], io["num_frames"])
         for i, sigma in enumerate(io["sigmas"].tolist()):
-            clean = denoise(network, x, sigma, branch_tokens, branch_context, fps=fps)
+            clean = denoise(partial(network, fps=fps), x, sigma, branch_tokens, branch_context)
             assert_close(f"x0_{branch}_{i}", clean, io[f"x0_{branch}_{i}"], relative=NETWORK)
             _, _, c_in, c_noise = scalings(io["sigmas"][i])
             out = network(c_in * x, branch_tokens, branch_context, c_noise[None], fps=fps)
@@ -156,12 +157,11 @@ def check_sampling(case: Case) -> None:
             expected = io[f"sigmas_steps{steps}"]
             assert_close("sigmas", torch.tensor(settings.sigmas, dtype=torch.float64), expected, relative=1e-12)
             latents = sample(
-                network,
+                partial(network, fps=io["fps"].item()),
                 io["x_sigma_max"],
                 io["tokens"][:, 0],
                 io["t5_text_embeddings"],
                 settings=settings,
-                fps=io["fps"].item(),
             )
             name = f"final_latents_steps{steps}_guidance{guidance}"
             assert_close(name, latents, io[name], relative=1e-4)
@@ -187,7 +187,7 @@ def check_end_to_end(case: Case) -> None:
     for i, window in enumerate(windows):
         if f"window{i}_tokens" in io:
             assert_equal(f"window{i}_tokens", window[:, None], io[f"window{i}_tokens"])
-            latents = sample(network, noise, window, context, settings=settings, fps=BASE_FPS)
+            latents = sample(network, noise, window, context, settings=settings)
             assert_close(f"window{i}_latents", latents, io[f"window{i}_latents"], relative=1e-4)
     with pytest.MonkeyPatch.context() as patch:  # the reference's noise for this case, which is not the one of seed 1
         patch.setattr(diffusion_decoder, "initial_noise", lambda shape, sigma_max: noise.view(shape))
