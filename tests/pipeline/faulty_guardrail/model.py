@@ -94,14 +94,15 @@ def prompt_faults(guardrail: Any) -> dict[str, Callable[[], Fault]]:
 
 def video_faults(guardrail: Any) -> dict[str, Callable[[], Fault]]:
     content_filter, face_blur = guardrail.content_filter, guardrail.face_blur
-    head, boxes = content_filter.head.network.layers[6], face_blur.network.BboxHead[0].conv1x1
+    classifier = content_filter.network
+    head, boxes = classifier.head.network.layers[6], face_blur.network.BboxHead[0].conv1x1
     return {
-        "content_filter: missing file": partial(patch.object, content_filter.encoder, "forward", read_missing_file),
+        "content_filter: missing file": partial(patch.object, classifier.encoder, "forward", read_missing_file),
         "content_filter: exception": partial(weights, head.bias, cut_off),
         "content_filter: NaN": partial(weights, head.weight, to_nan),
-        "content_filter: empty verdict": partial(patch.object, content_filter.head, "forward", lambda x: x[:0, :7]),
+        "content_filter: empty verdict": partial(patch.object, classifier.head, "forward", lambda x: x[:0, :7]),
         "content_filter: unparsable verdict": partial(patch.object, content_filter, "judge", give({"safe": True})),
-        "content_filter: time-out": partial(patch.object, content_filter.encoder, "forward", hang),
+        "content_filter: time-out": partial(patch.object, classifier.encoder, "forward", hang),
         "face_blur: missing file": partial(patch.object, face_blur.network, "forward", read_missing_file),
         "face_blur: exception": partial(weights, boxes.bias, cut_off),
         "face_blur: NaN": partial(weights, boxes.bias, to_nan),
