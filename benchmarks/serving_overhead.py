@@ -13,8 +13,8 @@ clock runs in the client, around a plain infer call with a 40-frame clip. Of its
 - overhead is all but the networks: media decode, media encode and the rest.
 
 The lines below the rest say where it goes: a stage's time as the pipeline saw it, less what it computed; elsewhere is
-what is outside of all stages. The pipeline looks every 50 ms whether ar_sampler is done, which costs 25 ms on average:
-with stand-ins of 75 ms it costs just that. Every number is the best or the median of its own line over the runs: lines
+what is outside of all stages. The pipeline looks every 20 ms whether ar_sampler is done, which costs 10 ms on average:
+with stand-ins of 70 ms it costs just that. Every number is the best or the median of its own line over the runs: lines
 do not add up exactly. Other work on the machine shows in the median, and in the load average.
 """
 
@@ -223,7 +223,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10, help="requests of each protocol (default: 10)")
-    parser.add_argument("--standin-ms", type=float, default=75, help="time of each stand-in (default: 75)")
+    parser.add_argument("--standin-ms", type=float, default=70, help="time of each stand-in (default: 70)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     result = run(args)

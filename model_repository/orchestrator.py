@@ -31,7 +31,7 @@ from cosmos_triton.runtime.fit import Fit
 from cosmos_triton.runtime.generation_request import GenerationRequest
 
 VERSION = version("cosmos-triton")
-WATCH_SECONDS = 0.05
+WATCH_SECONDS = 0.02
 GUARDRAIL_SECONDS = 300.0  # waiting in line included; what a check itself may take is guarded in its own process
 TAG = re.compile(r"\[(INVALID_ARG|UNAVAILABLE|CANCELLED|INTERNAL)\] ")
 AWAY = ("Exceeds maximum queue size", "Request timeout expired", "is not ready", "unknown model")
