@@ -21,7 +21,7 @@ from cosmos_triton.runtime.graphs import (
 )
 
 # Where benchmarks/engines.py shows ONNX Runtime ahead of torch in every round, on one thread as stages run on a CPU.
-FASTER_ON_CPU = ("text_encoder", "video_tokenizer_decoder", "video_guardrail")
+FASTER_ON_CPU = ("text_encoder", "video_tokenizer_encoder", "video_tokenizer_decoder", "video_guardrail")
 
 
 def parse_engines(choices: Sequence[str]) -> dict[str, str]:
