@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cosmos_triton.export.cli import Commands
+from cosmos_triton.export.memory_plan import TEXT_STAGES
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.graphs import FOLDER, GRAPHS
 
@@ -70,7 +71,7 @@ def _stages(args: argparse.Namespace) -> list[str]:
     if args.stage:
         return [args.stage]
     has_text = DEPLOYMENTS[args.deployment].is_video2world
-    return [stage for stage in GRAPHS if has_text or stage != "text_encoder"]
+    return [stage for stage in GRAPHS if has_text or stage not in TEXT_STAGES]
 
 
 # Below, torch and its companions are loaded by the kind that needs them.

@@ -31,7 +31,8 @@ from cosmos_triton.runtime.fit import Fit
 from cosmos_triton.runtime.generation_request import GenerationRequest
 
 VERSION = version("cosmos-triton")
-WATCH_SECONDS = 0.02
+WATCH_SECONDS = 0.05  # between two looks at a call under way, whose answer comes at once all the same
+TOKENS_SECONDS = 0.02  # between two looks whether ar_sampler is done: this does delay a clip
 GUARDRAIL_SECONDS = 300.0  # waiting in line included; what a check itself may take is guarded in its own process
 TAG = re.compile(r"\[(INVALID_ARG|UNAVAILABLE|CANCELLED|INTERNAL)\] ")
 AWAY = ("Exceeds maximum queue size", "Request timeout expired", "is not ready", "unknown model")
@@ -262,7 +263,7 @@ class Orchestrator:
         started = time.monotonic()
         outputs = await self._ask(job, "ar_sampler", inputs)
         while "tokens" not in outputs and not (job.progress and job.progress.is_complete):
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(TOKENS_SECONDS)
             self._look_after(job, "ar_sampler")
         if "tokens" not in outputs:
             outputs = await self._ask(job, "ar_sampler", {})
