@@ -9,9 +9,9 @@ a process of its own, as on the server, keeps its weights as the plan says, and 
 record: the diffusion decoder one of its 16 evaluations and one decoding, the AR sampler a prefill and 32 steps, the
 others what they do for one clip or prompt. All stay until the last has been measured, as idle stages do.
 
-- held: allocated while the stage does nothing; at work: the peak more than that. Against the plan's, both without the
-  CUDA context and the libraries' workspaces, which no allocator sees.
-- the whole (GPU only): the most that nvidia-smi saw in use, less what was in use before.
+- held: what the stage's process takes on the GPU while it does nothing, context and all; at work: what it takes more.
+  Each process is capped at its share of the plan, as on the server.
+- the whole (GPU only): the most that was in use on the GPU, less what was in use before.
 - `--compare STAGE` times that stage as planned and with resident weights, in one process each, on the same GPU; of the
   diffusion decoder a whole clip.
 
@@ -23,8 +23,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import subprocess
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,15 +34,29 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from cosmos_triton.export.footprint_count import LiveBytes, Subject, subjects
 from cosmos_triton.export.gpu_memory import read_gpu_memory
-from cosmos_triton.export.memory_plan import CONTEXT, EVALUATIONS, GB, LIBRARIES, STAGES, Plan, StagePlan, plan_memory
+from cosmos_triton.export.memory_plan import (
+    CONTEXT,
+    EVALUATIONS,
+    GB,
+    LIBRARIES,
+    MIB,
+    SERVER_CONTEXT,
+    STAGES,
+    Plan,
+    StagePlan,
+    plan_memory,
+)
 from cosmos_triton.export.plan_cli import add_gpu_memory
+from cosmos_triton.export.triton_server import ALLOCATOR
+from cosmos_triton.networks.ar_transformer import fuse_projections
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.int8 import quantise
-from cosmos_triton.runtime.residency import Placement
+from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
 from cosmos_triton.runtime.stages import READ_FOR_CONTEXT
 
 AR_STEPS = 32
@@ -85,6 +99,8 @@ class Work:
             eight_bit = stage.precision == "int8" and bool(subject.eight_bit)
             network = random_network(subject, self.placement.load_device, eight_bit=eight_bit)
             network = network.to(self.placement.load_device)
+            if stage.stage == "ar_sampler":
+                fuse_projections(network)
             self.networks.append(self.placement.put(network, subject.blocks(network), keep=READ_FOR_CONTEXT))
         if stage.stage == "ar_sampler":
             self.decoder = self._ar_decoder()
@@ -119,6 +135,7 @@ class Work:
                         subject.run(network, blank, self.stage.batch)
             if self.device != "cpu":
                 torch.cuda.synchronize()
+                self.used = used_here()  # the allocator gives nothing back before the work ends
 
     def held(self) -> int:
         """Bytes of weights and cache now."""
@@ -128,7 +145,7 @@ class Work:
         return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
     def measure(self) -> dict[str, float]:
-        self()
+        """Of one more run: bytes held and bytes more while at work, and seconds."""
         began = time.perf_counter()
         if self.device == "cpu":
             with LiveBytes() as live:
@@ -137,33 +154,58 @@ class Work:
             if self.decoder and not self.placement.is_resident:
                 moving += sum(t.nbytes for t in self.decoder.cache.tensors if t is not None)
             held, working = (0, 0) if self.stage.mode == "cpu" else (self.held(), live.peak + moving)
-        else:
-            torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_reserved()
-            self()
-            working = torch.cuda.max_memory_reserved() - held
-        return {"held": held, "working": working, "seconds": time.perf_counter() - began}
+            return {"held": held, "working": working, "seconds": time.perf_counter() - began}
+        torch.cuda.reset_peak_memory_stats()
+        idle = used_here()
+        self()
+        seconds = time.perf_counter() - began
+        allocated = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+        return {"used": self.used, "working": self.used - idle, "allocated": allocated, "seconds": seconds}
 
 
-def stage_process(stage: StagePlan, deployment_name: str, device: str, evaluations: int, pipe: Connection) -> None:
-    """Measure, tell, and stay until the pipe is closed."""
+def used_here() -> int:
+    """Bytes in use on this process's GPU, by whomever."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def used_on_gpu() -> int:
+    """The same, asked by a process that has no context there."""
+    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * MIB
+
+
+def stage_process(
+    stage: StagePlan, deployment_name: str, device: str, share: int, evaluations: int, pipe: Connection
+) -> None:
+    """Practise, measure when told to, and stay until the pipe is closed."""
+    if device != "cpu":
+        limit_gpu_memory(share)
     try:
-        pipe.send(Work(stage, DEPLOYMENTS[deployment_name], device, evaluations=evaluations).measure())
+        work = Work(stage, DEPLOYMENTS[deployment_name], device, evaluations=evaluations)
+        work()
+        pipe.send(None)
+        pipe.recv()
+        pipe.send(work.measure())
         pipe.recv()
     except EOFError:
         pass
 
 
 class StageProcess:
-    def __init__(self, stage: StagePlan, deployment: str, device: str, *, evaluations: int = 1) -> None:
+    """A process that has practised."""
+
+    def __init__(self, plan: Plan, stage: StagePlan, device: str, *, evaluations: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        arguments = (stage, deployment, device, evaluations, other)
+        arguments = (stage, plan.deployment, device, plan.share(stage), evaluations, other)
         self.process = context.Process(target=stage_process, args=arguments, daemon=True)
         self.process.start()
         other.close()
+        self.pipe.recv()
 
-    def measured(self) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
+        self.pipe.send(None)
         return self.pipe.recv()
 
     def close(self) -> None:
@@ -171,44 +213,28 @@ class StageProcess:
         self.process.join()
 
 
-class GpuWatch:
-    """The most memory in use on GPU 0, seen every 50 ms; 0 where there is none."""
-
-    def __init__(self, device: str) -> None:
-        self.peak = self.before = 0.0
-        self._over = threading.Event()
-        if device != "cpu":
-            self.before = self._used()
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    @staticmethod
-    def _used() -> float:
-        command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 2**20
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            self.peak = max(self.peak, self._used() - self.before)
-
-    def close(self) -> None:
-        self._over.set()
-
-
 def measure_all(plan: Plan, device: str) -> tuple[list[dict[str, Any]], float]:
-    rows = []
-    watch = GpuWatch(device)
+    """A row for each stage, and the most that all took together."""
+    on_gpu, rows, held = device != "cpu", [], []
+    used = [used_on_gpu()] if on_gpu else []
     with ExitStack() as stack:
-        for stage in plan.stages:
-            process = StageProcess(stage, plan.deployment, device)
-            stack.callback(process.close)
-            planned = {"held": max(stage.held - CONTEXT, 0), "working": max(stage.working - LIBRARIES, 0)}
-            if stage.slots and not stage.working:  # what a resident sampler works with is part of what it holds
-                planned["held"] -= LIBRARIES
-            measured = process.measured()
+        processes = []
+        for stage in tqdm(plan.stages, desc="stages start and practise"):
+            processes.append(StageProcess(plan, stage, device))
+            stack.callback(processes[-1].close)
+            used.extend([used_on_gpu()] if on_gpu else [])
+        for number, (stage, process) in enumerate(zip(plan.stages, processes, strict=True)):
+            planned, measured = {"held": stage.held, "working": stage.working}, process.measure()
+            if on_gpu:
+                measured = {"held": used[number + 1] - used[number], **measured}
+                held.append(measured["used"] - used[0])
+            else:
+                planned = {"held": max(stage.held - CONTEXT, 0), "working": max(stage.working - LIBRARIES, 0)}
+                if stage.slots and not stage.working:  # what a resident sampler works with is in what it holds
+                    planned["held"] -= LIBRARIES
             rows.append({"stage": stage.stage, "mode": stage.mode, "planned": planned, "measured": measured})
             say(rows[-1])
-        watch.close()
-    return rows, watch.peak
+    return rows, max(held, default=0)
 
 
 def say(row: dict[str, Any]) -> None:
@@ -217,12 +243,12 @@ def say(row: dict[str, Any]) -> None:
     print(f"{row['stage']:24} {row['mode']:9} {sizes}  {measured['seconds']:8.2f} s", flush=True)
 
 
-def compare(stage: StagePlan, deployment: str, device: str) -> dict[str, float]:
+def compare(plan: Plan, stage: StagePlan, device: str) -> dict[str, float]:
     """Seconds as planned and with resident weights."""
     seconds = {}
     for form in (stage, replace(stage, mode="resident")):
-        process = StageProcess(form, deployment, device, evaluations=EVALUATIONS)
-        seconds[form.mode] = process.measured()["seconds"]
+        process = StageProcess(plan, form, device, evaluations=EVALUATIONS)
+        seconds[form.mode] = process.measure()["seconds"]
         process.close()
     return seconds
 
@@ -234,6 +260,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     add_gpu_memory(parser, without="without a GPU, what the tiny deployment needs at least")
     args = parser.parse_args()
+    os.environ.update(ALLOCATOR | os.environ)  # the stages' processes inherit it
     device = "cuda" if torch.cuda.is_available() else "cpu"
     budget = read_gpu_memory(args.gpu_memory)
     plan = plan_memory(DEPLOYMENTS[args.deployment], budget or 0, weights_8bit=args.weights_8bit)
@@ -245,16 +272,15 @@ def main() -> None:
         stages = {stage.stage: stage for stage in plan.stages}
         if args.compare not in stages:
             raise SystemExit(f"--compare: value {args.compare}; accepted for {args.deployment}: {', '.join(stages)}")
-        print(json.dumps({"seconds": compare(stages[args.compare], plan.deployment, device)}))
+        print(json.dumps({"seconds": compare(plan, stages[args.compare], device)}))
         return
     rows, whole = measure_all(plan, device)
     reference = REFERENCE.get(args.deployment)
     if args.json:
         print(json.dumps({"stages": rows, "whole": whole, "planned": plan.peak, "reference_gb": reference}))
     elif device == "cuda":
-        print(
-            f"the whole: {whole / GB:.1f} GB in use at most; planned {plan.peak / GB:.1f} GB, with the server's context"
-        )
+        planned = (plan.peak - SERVER_CONTEXT) / GB
+        print(f"the whole: {whole / GB:.2f} of {planned:.2f} GB in use at most, without the server's context")
     if reference:
         print(f"the reference: {reference[0]} GB, and {reference[1]} GB with everything offloaded")
 

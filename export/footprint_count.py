@@ -240,19 +240,24 @@ def _continuous_decoder(config: TokenizerConfig, deployment: Deployment) -> Subj
     return Subject(lambda: ContinuousDecoder(config), _none, run)
 
 
-def _siglip(deployment: Deployment) -> Subject:
+def siglip_config(deployment: Deployment) -> SiglipVisionConfig:
+    """SigLIP's vision tower as released, so400m-patch14-384, or the tiny one."""
     width = video_safety.PRESETS[deployment.video_safety].input_dim
     size = {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1, "num_attention_heads": 2}
     size |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
-    if not deployment.is_tiny:  # so400m-patch14-384
+    if not deployment.is_tiny:
         size = {"hidden_size": width, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
         size |= {"image_size": 384, "patch_size": 14}
+    return SiglipVisionConfig(**size)
+
+
+def _siglip(deployment: Deployment) -> Subject:
+    config = siglip_config(deployment)
 
     def run(network: SiglipVisionModel, blank: Blank, batch: int) -> None:
         for some in _frames(deployment, blank).split(BATCH):
-            network(pixel_values=content_filter.to_network_input(some, size["image_size"]))
+            network(pixel_values=content_filter.to_network_input(some, config.image_size))
 
-    config = SiglipVisionConfig(**size)
     return Subject(lambda: SiglipVisionModel(config), lambda n: n.encoder.layers, run, dtype=torch.float32)
 
 

@@ -25,8 +25,9 @@ Mode = Literal["resident", "streamed", "paged", "cpu"]
 GB = 10**9
 MIB = 2**20
 
-# Assumptions about memory, not measured on every card: see `python benchmarks/memory.py` for yours.
-CONTEXT = 512 * MIB  # of a process that uses the GPU, idle or not: CUDA context and the kernels that it has loaded
+# As measured on an H200; `python benchmarks/memory.py` measures them on yours.
+CONTEXT = 800 * MIB  # of a stage's process that uses the GPU, idle or not: CUDA context and kernels that it has loaded
+SERVER_CONTEXT = 520 * MIB  # of the server itself, which loads none
 LIBRARIES = 128 * MIB  # workspaces of cuBLAS and cuDNN while a stage works
 SLACK = 1.1  # of activations: what the allocator rounds up and cannot join
 
@@ -98,7 +99,7 @@ class Plan:
     @property
     def held(self) -> int:
         """What is on the GPU while nothing works; the server itself has a context too."""
-        return CONTEXT + sum(stage.held for stage in self.stages)
+        return SERVER_CONTEXT + sum(stage.held for stage in self.stages)
 
     @property
     def fits(self) -> bool:
@@ -118,6 +119,11 @@ class Plan:
     @property
     def peak(self) -> int:
         return self.held + self.pool
+
+    def share(self, stage: StagePlan) -> int:
+        """The most that a stage's process may allocate: what the plan leaves to nobody may be anybody's. Its context is
+        outside of the allocator's account."""
+        return stage.held - CONTEXT + stage.working + max(self.budget - self.peak, 0)
 
     @property
     def host(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cosmos_triton.export.cli import Commands
 from cosmos_triton.export.gpu_memory import AUTO, read_gpu_memory
-from cosmos_triton.export.memory_plan import CONTEXT, GB, Plan, StagePlan, plan_memory
+from cosmos_triton.export.memory_plan import GB, SERVER_CONTEXT, Plan, StagePlan, plan_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import InvalidInput
 
@@ -102,7 +102,7 @@ def as_text(plan: Plan) -> str:
         title += f": does not fit; it needs {plan.peak / GB:.1f} GB, used like this"
     rows: list[tuple[str, ...]] = [("stage", "mode", "precision", "held", "at work", "clips at once")]
     rows += [_row(stage) for stage in plan.stages]
-    rows.append(("the server", "", "", _gb(CONTEXT), "", ""))
+    rows.append(("the server", "", "", _gb(SERVER_CONTEXT), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     sums = f"{plan.held / GB:.1f} GB held, and {plan.pool / GB:.1f} GB for what is at work"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelRateLimiter
 
-from cosmos_triton.export.memory_plan import CONTEXT, MIB, STAGES, Plan
+from cosmos_triton.export.memory_plan import MIB, STAGES, Plan
 
 RESOURCE = "gpu_memory_mib"
 
@@ -18,9 +18,7 @@ def write_plan(plan: Plan, config: ModelConfig) -> None:
     if stage.mode == "cpu":
         parameters["device"] = "cpu"
     else:
-        # What the plan leaves to nobody may be anybody's; the context is outside of the allocator's account.
-        free = max(plan.budget - plan.peak, 0)
-        parameters["gpu_memory_mib"] = str((stage.held - CONTEXT + stage.working + free) // MIB)
+        parameters["gpu_memory_mib"] = str(plan.share(stage) // MIB)
     if stage.mode == "streamed":
         parameters["streamed_blocks"] = str(stage.streamed_blocks)
     if stage.slots:

@@ -22,6 +22,8 @@ EXIT_SECONDS = 1  # to end, when no model is left
 KILL_SECONDS = 5  # for the system to remove killed processes
 POLL_SECONDS = 0.1
 SHARED_MEMORY = Path("/dev/shm")
+# torch's allocator: GPU memory that grows by pages leaves little of it idle between tensors.
+ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
 class StartError(CosmosError):
@@ -77,7 +79,7 @@ class TritonServer:
         self._models, self._jobs = models, jobs
         self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)
         self._has_gpu = has_gpu
-        self._environment = binary.environment()
+        self._environment = ALLOCATOR | binary.environment()
         self._shared_memory = f"cosmos_triton_{secrets.token_hex(8)}_"
         self._command = [
             str(binary.executable),

@@ -84,12 +84,13 @@ class Settings:
         """The settings of a stage that runs networks, whose libraries are set up for a server."""
         import torch  # here, since the pipelines do without
 
+        from cosmos_triton.runtime.residency import limit_gpu_memory
+
         settings = cls.read(args)
         if settings.device == "cpu" and settings.parameters.get("mode") != "cpu":
             torch.set_num_threads(1)  # the stages share the cores: each on all of them at once is slower
         if settings.device != "cpu" and "gpu_memory_mib" in settings.parameters:
-            share = (int(settings.parameters["gpu_memory_mib"]) << 20) / torch.cuda.mem_get_info()[1]
-            torch.cuda.set_per_process_memory_fraction(min(share, 1.0))  # who takes more than planned is told so
+            limit_gpu_memory(int(settings.parameters["gpu_memory_mib"]) << 20)
         if transformers := sys.modules.get("transformers"):  # slow to import where it has no use
             transformers.utils.logging.disable_progress_bar()
         return settings

@@ -25,16 +25,17 @@ def attend_to_cache_cuda(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Ten
     """As `cosmos_triton.networks.kv_cache.attend_to_cache`; for windows up to MAX_WINDOW, the mask is not read."""
     if q.shape[3] > MAX_WINDOW:
         return attend_to_cache(q, k, v, window)
-    return _attend(q, k, v, window.rows)
+    return _attend(q.contiguous(), k, v, window.rows)  # out here, where the compiler sees it
 
 
 @torch.library.custom_op("cosmos_triton::attend_to_cache", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+    assert q.is_contiguous()
     slots, heads, groups, width, dim = q.shape
     m, splits = groups * width, triton.cdiv(k.shape[2], SPLIT)
     block_m = min(64, max(16, triton.next_power_of_2(m)))
     block_d = triton.next_power_of_2(dim)
-    q, out = q.contiguous(), torch.empty_like(q, memory_format=torch.contiguous_format)
+    out = torch.empty_like(q)
     partial = torch.empty(slots * heads, splits, m, dim, device=q.device, dtype=torch.float32)
     peak = torch.empty(slots * heads, splits, m, device=q.device, dtype=torch.float32)
     total = torch.empty_like(peak)
@@ -52,7 +53,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
 
 @_attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-    return torch.empty_like(q, memory_format=torch.contiguous_format)
+    return torch.empty_like(q)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 
 import torch
 
-from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.networks.ar_transformer import ARTransformer, Linear, fuse_projections
 from cosmos_triton.runtime.ar_attention_cuda import attend_to_cache_cuda
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar_linear_cuda import few_rows_linear
+from cosmos_triton.runtime.int8 import Int8Linear
 from cosmos_triton.runtime.sampling import exponential_noise
-
-# Products with one row become reductions, tuned for the weights' shapes: 10 % faster steps than the library's kernels.
-COMPILE_OPTIONS = {"coordinate_descent_tuning": True}
 
 
 class CudaDecoder(Decoder):
@@ -36,11 +35,14 @@ class CudaDecoder(Decoder):
         self._last_known = self.known.tolist()
         network.attend = attend_to_cache_cuda
         fuse_projections(network)
+        for module in network.modules():
+            if isinstance(module, Linear | Int8Linear):
+                module.product = few_rows_linear
         for layer in network.layers:
             if moves:  # the forward alone: the hooks that see to its weights are not for the compiler
-                layer.forward = torch.compile(layer.forward, dynamic=False, options={**COMPILE_OPTIONS})
+                layer.forward = torch.compile(layer.forward, dynamic=False)
             else:
-                layer.compile(dynamic=False, options=COMPILE_OPTIONS)
+                layer.compile(dynamic=False)
         self.noise = torch.compile(exponential_noise, dynamic=False)
         self.windows = windows
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}

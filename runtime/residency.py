@@ -86,6 +86,12 @@ class Placement:
             yield
 
 
+def limit_gpu_memory(nbytes: int) -> None:
+    """Let this process have no more of the GPU's memory. At the limit it first uses again what lies idle in its
+    allocator, and computes convolutions with less workspace; then it fails."""
+    torch.cuda.set_per_process_memory_fraction(min(nbytes / torch.cuda.mem_get_info()[1], 1.0))
+
+
 class MovingWeights:
     """The weights of a network on the CPU: kept on the host, and brought to `device` for its work.
 

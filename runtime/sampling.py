@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SUM_BLOCK = 256  # probabilities that are added up in one go
+
 # Constants of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014), as int64.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -44,8 +46,21 @@ def nucleus(logits: Tensor, temperature: Tensor | float, top_p: Tensor | float) 
         top_p: from 0 to 1; likewise.
     """
     probs, order = torch.softmax(logits.float() / temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
-    before = probs.cumsum(dim=-1) - probs
+    before = _running_sum(probs) - probs
     return probs.masked_fill(before > top_p, 0.0), order
+
+
+def _running_sum(x: Tensor) -> Tensor:
+    """Cumulative sum of each row [..., V], in blocks where they fit.
+
+    A GPU adds up one long row in whatever order its parts get done, so that what is kept could differ from one time to
+    the next. Blocks always come to the same, and many rows of them take a tenth of the time.
+    """
+    if x.shape[-1] % SUM_BLOCK:
+        return x.cumsum(dim=-1)
+    within = x.unflatten(-1, (-1, SUM_BLOCK)).cumsum(dim=-1)
+    total = within[..., -1]
+    return (within + (total.cumsum(dim=-1) - total)[..., None]).flatten(-2)
 
 
 def noise_key(seed: int) -> int:

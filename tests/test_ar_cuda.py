@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -17,6 +18,7 @@ from cosmos_triton.networks.kv_cache import Window, attend_to_cache
 from cosmos_triton.runtime.ar_attention_cuda import attend_to_cache_cuda
 from cosmos_triton.runtime.ar_cuda import CudaDecoder
 from cosmos_triton.runtime.ar_engine import AREngine
+from cosmos_triton.runtime.ar_linear_cuda import few_rows_linear
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
@@ -36,6 +38,29 @@ def test_attention_equals_the_plain_one(shape: tuple[int, ...], dtype: torch.dty
     expected = attend_to_cache(q.double(), k.double(), v.double(), window)
     out = attend_to_cache_cuda(q, k, v, window).double()
     assert ((out - expected).norm() / expected.norm()).item() < tolerance
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 17])
+@pytest.mark.parametrize("shape", [(6144, 4096), (4096, 14336), (28672, 4096), (64000, 5120), (192, 128), (100, 128)])
+def test_products_of_few_rows_equal_torchs(shape: tuple[int, int], rows: int) -> None:
+    """With many tiles, with few and so in splits, and with what no kernel is for."""
+    generator = torch.Generator("cuda").manual_seed(rows)
+    x = torch.randn(rows, 1, shape[1], device="cuda", generator=generator).bfloat16()
+    weight = torch.randn(shape, device="cuda", generator=generator).bfloat16()
+    in_8_bits = torch.randint(-127, 128, shape, device="cuda", generator=generator, dtype=torch.int8)
+    for w in (weight, in_8_bits):
+        out, expected = few_rows_linear(x, w).double(), F.linear(x.double(), w.double())
+        assert ((out - expected).norm() / expected.norm()).item() < 3e-3
+
+
+@pytest.mark.parametrize("shape", [(6144, 4096), (28672, 4096)])
+def test_a_row_of_a_product_does_not_depend_on_the_others(shape: tuple[int, int]) -> None:
+    x, weight = torch.randn(8, shape[1], device="cuda").bfloat16(), torch.randn(shape, device="cuda").bfloat16()
+    together = few_rows_linear(x, weight)
+    for row in range(8):
+        elsewhere = torch.randn_like(x)
+        elsewhere[7 - row] = x[row]
+        assert torch.equal(few_rows_linear(elsewhere, weight)[7 - row], together[row])
 
 
 @pytest.fixture(params=["base", "video2world_yarn"])

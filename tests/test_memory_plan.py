@@ -17,6 +17,8 @@ BUDGETS = [*range(8, 160), 160]
 # The reference with everything offloaded, GB: its documentation.
 LOWEST = {"4b": 18.7, "12b": 27.4, "5b-video2world": 21.1, "13b-video2world": 30.9}
 
+LEAST = 10  # GB that every model fits into: the contexts alone of a video2world model's processes take 6
+
 
 def plans(deployment: str, *, weights_8bit: bool = False) -> dict[int, Plan]:
     return {budget: plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit) for budget in BUDGETS}
@@ -27,7 +29,7 @@ def plans(deployment: str, *, weights_8bit: bool = False) -> dict[int, Plan]:
 def test_plans_keep_to_their_budget_and_more_memory_is_never_slower(deployment: str, weights_8bit: bool) -> None:
     by_budget = plans(deployment, weights_8bit=weights_8bit)
     for budget, plan in by_budget.items():
-        assert plan.fits or budget == 8  # the least that a video2world model takes is 8.5 GB
+        assert plan.fits or budget < LEAST
         assert (plan.peak <= budget * GB) == plan.fits
         assert plan.held + max(stage.working for stage in plan.stages) <= plan.peak  # any stage can work
         assert plan == plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit)

@@ -1,0 +1,171 @@
+"""Clips through the real server at full size, within a budget of GPU memory, and how much of it was in use.
+
+    python benchmarks/whole_pipeline.py --deployment 4b --gpu-memory 16
+    python benchmarks/whole_pipeline.py                                    # the tiny deployment, on this CPU
+
+Random weights of the released shapes and precisions are written first (23 GB for 4b): they take the memory and the
+time of trained ones, and need no download. Then the server is started as `cosmos-triton serve` starts it, a first clip
+is generated, in which everything is compiled, then one alone, and then several at once. The tokens of one seed must be
+the same each time.
+
+In use is what nvidia-smi says, 20 times a second, less what was in use before the server started: everything counts,
+contexts, libraries and the server itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from memory import used_on_gpu
+from torch import Tensor
+from transformers import SiglipConfig
+
+from cosmos_triton.client.sample_media import write_samples
+from cosmos_triton.client.world_client import WorldClient
+from cosmos_triton.export.footprint_count import siglip_config
+from cosmos_triton.export.layout import CHECKPOINTS
+from cosmos_triton.export.ports import free_ports
+from cosmos_triton.export.safetensors_writer import write_safetensors
+from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+
+GB = 10**9
+WITHOUT_TEXT = [name for name, deployment in DEPLOYMENTS.items() if not deployment.is_video2world]
+IN_FP32 = (paths.VIDEO_SAFETY_ENCODER, paths.VIDEO_SAFETY, paths.FACE_DETECTOR)  # of the others: bfloat16
+STOP_SECONDS = 60
+
+
+def write_random_checkpoints(directory: Path, deployment: Deployment) -> None:
+    """Every converted file that the deployment needs. The guardrails find every frame safe, and no face."""
+    siglip = directory / paths.VIDEO_SAFETY_ENCODER
+    siglip.mkdir(parents=True)
+    config = SiglipConfig(vision_config=siglip_config(deployment).to_dict())
+    (siglip / "config.json").write_text(config.to_json_string(use_diff=False))
+    targets = [checkpoint.target for checkpoint in CHECKPOINTS if checkpoint.needed_by(deployment)]
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(write_random_file, [directory] * len(targets), targets, [deployment] * len(targets)))
+
+
+def write_random_file(directory: Path, target: str, deployment: Deployment) -> None:
+    checkpoint = next(checkpoint for checkpoint in CHECKPOINTS if checkpoint.target == target)
+    dtype = torch.float32 if target.startswith(IN_FP32) else torch.bfloat16
+    shapes = checkpoint.shapes(directory, deployment)
+    with torch.device("meta"):
+        tensors = {
+            name: torch.empty(shape, dtype=torch.int64 if name.endswith("num_batches_tracked") else dtype)
+            for name, shape in shapes.items()
+        }
+    pattern = torch.rand(1 << 22, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def value(name: str, tensor: Tensor) -> Tensor:
+        is_class_head = target == paths.FACE_DETECTOR and name.startswith("ClassHead")
+        if tensor.ndim < 2 or target == paths.VIDEO_SAFETY or is_class_head:  # norms do nothing
+            ones = name.endswith(("norm.weight", "std", "running_var")) or (tensor.ndim == 1 and "weight" in name)
+            filled = torch.full(tensor.shape, int(ones), dtype=tensor.dtype)
+            if name.endswith("layers.6.bias"):
+                filled[0] = 1  # safe
+            if is_class_head and name.endswith("bias"):
+                filled[::2] = 8  # background
+            return filled
+        scaled = (pattern * tensor[0].numel() ** -0.5).to(tensor.dtype)
+        return scaled.repeat(-(-tensor.numel() // len(scaled)))[: tensor.numel()].view(tensor.shape)
+
+    (directory / target).parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(directory / target, tensors, value=value, progress=lambda _: None)
+
+
+class GpuWatch(threading.Thread):
+    """The most bytes in use on GPU 0 beyond those in use now, and the most since `restart`; 0 where there is none."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.has_gpu = torch.cuda.is_available()
+        self.before = used_on_gpu() if self.has_gpu else 0
+        self.peak = self.peak_since = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while self.has_gpu and not self.over.wait(0.05):
+            used = used_on_gpu() - self.before
+            self.peak, self.peak_since = max(self.peak, used), max(self.peak_since, used)
+
+    def restart(self) -> None:
+        self.peak_since = 0
+
+
+@contextmanager
+def served(arguments: list[str], log_file: Path) -> Iterator[str]:
+    """A server that is ready, and its gRPC address."""
+    ports = free_ports(3)
+    command = [sys.executable, "-c", "import sys; from cosmos_triton.client.cli import main; sys.exit(main())", "serve"]
+    command += [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+    with log_file.open("w") as log:
+        server = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=log, text=True)
+    assert server.stdout is not None
+    try:
+        if not server.stdout.readline():
+            raise SystemExit(f"the server did not start:\n{log_file.read_text()[-4000:]}")
+        yield f"127.0.0.1:{ports[1]}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(STOP_SECONDS)
+
+
+def generate(url: str, clip: Path, seed: int) -> dict[str, Any]:
+    with WorldClient(url) as client:
+        return client.generate(clip, seed=seed).report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--deployment", choices=WITHOUT_TEXT, default="tiny", help="those that take no prompt")
+    parser.add_argument("--gpu-memory", metavar="GB", help="as for `cosmos-triton serve`")
+    parser.add_argument("--weights-8bit", action="store_true", help="likewise")
+    parser.add_argument("--at-once", type=int, default=3, metavar="N", help="clips at once in the end (default: 3)")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to write, and clear away (default: /tmp)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        folder, began = Path(scratch), time.monotonic()
+        write_random_checkpoints(folder / "checkpoints", DEPLOYMENTS[args.deployment])
+        clip, _ = write_samples(folder)
+        print(f"checkpoints written: {time.monotonic() - began:.0f} s", flush=True)
+        watch, began = GpuWatch(), time.monotonic()
+        watch.start()
+        arguments = ["--deployment", args.deployment, "--checkpoint-dir", str(folder / "checkpoints")]
+        arguments += ["--gpu-memory", args.gpu_memory] if args.gpu_memory else []
+        arguments += ["--weights-8bit"] if args.weights_8bit else []
+        with served(arguments, folder / "log") as url, ThreadPoolExecutor(args.at_once) as pool:
+            found = re.search(r": ([\d.]+) GB at most", (folder / "log").read_text())
+            planned = found[1] if found else "no plan"
+            print(f"ready: {time.monotonic() - began:.0f} s; {watch.peak / GB:.2f} GB in use at most", flush=True)
+            digests = set()
+            for name, seeds in {"first": [0], "alone": [0], "at once": range(args.at_once)}.items():
+                watch.restart()
+                began = time.monotonic()
+                reports = list(pool.map(lambda seed: generate(url, clip, seed), seeds))
+                seconds = time.monotonic() - began
+                digests.add(reports[0]["tokens_sha256"])
+                print(f"{name}: {len(reports)} in {seconds:.1f} s; {watch.peak_since / GB:.2f} GB in use at most")
+                print(f"  {json.dumps(reports[0]['seconds'])}", flush=True)
+            watch.over.set()
+        print(f"the whole: {watch.peak / GB:.2f} GB in use at most; planned: {planned}")
+        if len(digests) != 1:
+            raise SystemExit("the same seed gave other tokens")
+
+
+if __name__ == "__main__":
+    main()
