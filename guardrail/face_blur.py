@@ -103,16 +103,16 @@ def select_boxes(boxes: Tensor, scores: Tensor, config: FaceBlurConfig) -> Tenso
     """Of boxes [P, 4] with scores [P], those sure enough that no surer one overlaps: [N, 4], the surest first."""
     sure = scores > config.score_threshold
     order = scores[sure].argsort(descending=True, stable=True)[: config.max_candidates]
-    return suppress_overlaps(boxes[sure][order], config.iou_threshold)[: config.max_faces]
+    return suppress_overlaps(boxes[sure][order], config.iou_threshold, most=config.max_faces)
 
 
-def suppress_overlaps(boxes: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression of boxes [N, 4], the surest first.
+def suppress_overlaps(boxes: Tensor, iou_threshold: float, *, most: int) -> Tensor:
+    """Non-maximum suppression of boxes [N, 4], the surest first: the first `most` that are left.
 
     Both edges of a box count as pixels of it, as in the detector's own evaluation: a side is right - left + 1 long.
     """
     kept = []
-    while len(boxes):
+    while len(boxes) and len(kept) < most:
         best, boxes = boxes[0], boxes[1:]
         kept.append(best)
         corner = torch.maximum(best[:2], boxes[:, :2])

@@ -88,7 +88,8 @@ def test_non_maximum_suppression_keeps_what_the_definition_keeps() -> None:
                 break
         else:
             kept.append(box)
-    assert torch.equal(suppress_overlaps(boxes, 0.4), torch.stack(kept))
+    assert torch.equal(suppress_overlaps(boxes, 0.4, most=300), torch.stack(kept))
+    assert torch.equal(suppress_overlaps(boxes, 0.4, most=7), torch.stack(kept[:7]))
     assert 10 < len(kept) < 300
 
 
