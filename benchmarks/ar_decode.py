@@ -76,7 +76,7 @@ def make_decoder(network: ARTransformer, slots: int, device: str, *, windows: tu
 
         torch._dynamo.config.recompile_limit = 64  # a server compiles for one number of slots; here are many
         return CudaDecoder(network, slots, windows=windows)
-    return Decoder(network, slots, max_window=max(windows))
+    return Decoder(network, slots, windows=windows)
 
 
 def step_bytes(network: ARTransformer, slots: int, position: int) -> int:

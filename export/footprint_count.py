@@ -29,6 +29,7 @@ from cosmos_triton.export.footprints import Network, key_of
 from cosmos_triton.export.tiny_content_filter import IMAGE_SIZE, PATCH_SIZE
 from cosmos_triton.guardrail import content_filter, face_blur
 from cosmos_triton.guardrail.aegis import MAX_ANSWER_TOKENS
+from cosmos_triton.guardrail.frames import FRAMES_AT_ONCE
 from cosmos_triton.networks import (
     ar_transformer,
     diffusion_transformer,
@@ -52,7 +53,7 @@ from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
 from cosmos_triton.runtime.text_encoder import MAX_TOKENS
 from cosmos_triton.runtime.tokenizers import LatentStatistics, decode_latents, decode_tokens, encode_input_frames
 
-BATCH = 8  # frames in a guardrail's network at a time
+SORT_BYTES = 20  # for each number that a GPU sorts: copies of its own, of keys and indices
 FUSED_HEAD_WIDTH = 256  # the widest that the fused attention kernels take
 
 
@@ -130,11 +131,24 @@ def count(subject: Subject) -> Network:
             kv_slot=slot,
             clip_tokens=subject.kv_cache.clip_tokens,
             activations=footprint.activations - slot,
+            step_token=_step_token(network),
         )
     if subject.eight_bit:
         quantise(network, subject.eight_bit)
         footprint = replace(footprint, weights_8bit=_held(network), block_8bit=_blocks(subject.blocks(network))[0])
     return footprint
+
+
+def _step_token(network: Any) -> int:
+    """Bytes that one more token of a step's window takes."""
+
+    def peak(window: int) -> int:
+        decoder = Decoder(network, 1, windows=(window,))
+        with torch.inference_mode(), LiveBytes() as live:
+            decoder.step(window)
+        return live.peak
+
+    return (peak(17) - peak(1)) // 16 + SORT_BYTES * network.config.vocab_size
 
 
 def _held(module: nn.Module) -> int:
@@ -255,7 +269,7 @@ def _siglip(deployment: Deployment) -> Subject:
     config = siglip_config(deployment)
 
     def run(network: SiglipVisionModel, blank: Blank, batch: int) -> None:
-        for some in _frames(deployment, blank).split(BATCH):
+        for some in _frames(deployment, blank).split(FRAMES_AT_ONCE):
             network(pixel_values=content_filter.to_network_input(some, config.image_size))
 
     return Subject(lambda: SiglipVisionModel(config), lambda n: n.encoder.layers, run, dtype=torch.float32)
@@ -263,14 +277,14 @@ def _siglip(deployment: Deployment) -> Subject:
 
 def _safety_head(config: video_safety.VideoSafetyConfig) -> Subject:
     def run(network: VideoSafety, blank: Blank, batch: int) -> None:
-        network(blank(BATCH, config.input_dim))
+        network(blank(FRAMES_AT_ONCE, config.input_dim))
 
     return Subject(lambda: VideoSafety(config), _none, run, dtype=torch.float32)
 
 
 def _face_detector(config: retinaface.RetinaFaceConfig, deployment: Deployment) -> Subject:
     def run(network: RetinaFace, blank: Blank, batch: int) -> None:
-        for some in _frames(deployment, blank).split(BATCH):
+        for some in _frames(deployment, blank).split(FRAMES_AT_ONCE):
             network(face_blur.to_network_input(some))
 
     return Subject(lambda: RetinaFace(config), _none, run, dtype=torch.float32)

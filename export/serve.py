@@ -31,6 +31,7 @@ def serve(
     engines: Mapping[str, str],
     gpu_memory: str,
     weights_8bit: bool,
+    window: int,
     addresses: Addresses,
     run_dir: Path | None,
     tritonserver: Path | None,
@@ -40,12 +41,12 @@ def serve(
     Args:
         engines: what runs a stage; the others run on the default engine.
         gpu_memory: GB that it may use, or `auto`.
-        weights_8bit: as for `plan_memory`.
+        weights_8bit, window: as for `plan_memory`.
 
     Raises:
         CosmosError: it could not be started, or not be kept running.
     """
-    plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit)
+    plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit, window=window)
     require(checkpoint_dir, deployment)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     without = () if deployment.is_video2world else TEXT_STAGES
@@ -60,6 +61,7 @@ def serve(
             "deployment": deployment.name,
             "checkpoint_dir": str(checkpoint_dir.resolve()),
             "device": device,
+            "window": str(window),
         },
         exported=exported,
         without=without,
@@ -70,7 +72,7 @@ def serve(
     )
 
 
-def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Plan | None:
+def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool, window: int) -> Plan | None:
     """The plan, which the log is told; None where there is no GPU and no budget to keep to.
 
     Raises:
@@ -82,7 +84,7 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Pla
     free = free_gpu_memory() if torch.cuda.is_available() else None  # a budget may be tried on a CPU
     if free is not None and gpu_memory != AUTO and budget > free:
         raise StartError(f"--gpu-memory: value {gpu_memory}; accepted: {free:.1f} or less, which is what is free")
-    plan = plan_memory(deployment, budget, weights_8bit=weights_8bit)
+    plan = plan_memory(deployment, budget, weights_8bit=weights_8bit, window=window)
     if not plan.fits:
         hint = "" if weights_8bit else "; less with --weights-8bit, see `cosmos-triton plan`"
         raise StartError(

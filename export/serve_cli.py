@@ -59,6 +59,7 @@ def _serve(args: argparse.Namespace) -> int:
         engines=parse_engines(args.engine),
         gpu_memory=args.gpu_memory,
         weights_8bit=args.weights_8bit,
+        window=args.speculation,
         addresses=Addresses(args.host, args.http_port, args.grpc_port, args.metrics_port),
         run_dir=args.run_dir,
         tritonserver=args.tritonserver,

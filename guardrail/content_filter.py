@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from cosmos_triton.guardrail.frames import check_frames
+from cosmos_triton.guardrail.frames import FRAMES_AT_ONCE, check_frames
 from cosmos_triton.guardrail.pretrained import load_whole
 from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.networks.video_safety import SAFE, ContentClassifierConfig
@@ -24,7 +24,7 @@ class ContentFilter:
 
     name = "content_filter"
 
-    def __init__(self, network: Runnable[ContentClassifierConfig], *, batch_size: int = 8) -> None:
+    def __init__(self, network: Runnable[ContentClassifierConfig], *, batch_size: int = FRAMES_AT_ONCE) -> None:
         self.network = network
         self.batch_size = batch_size
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosmos_triton.guardrail.frames import check_frames
+from cosmos_triton.guardrail.frames import FRAMES_AT_ONCE, check_frames
 from cosmos_triton.networks.retinaface import RetinaFaceConfig, prior_boxes
 from cosmos_triton.runtime.engines import Runnable
 
@@ -49,7 +49,11 @@ class FaceBlur:
     name = "face_blur"
 
     def __init__(
-        self, network: Runnable[RetinaFaceConfig], config: FaceBlurConfig | None = None, *, batch_size: int = 8
+        self,
+        network: Runnable[RetinaFaceConfig],
+        config: FaceBlurConfig | None = None,
+        *,
+        batch_size: int = FRAMES_AT_ONCE,
     ) -> None:
         self.network = network
         self.config = config or FaceBlurConfig()
@@ -111,7 +115,7 @@ def suppress_overlaps(boxes: Tensor, iou_threshold: float, *, most: int) -> Tens
 
     Both edges of a box count as pixels of it, as in the detector's own evaluation: a side is right - left + 1 long.
     """
-    kept = []
+    kept: list[Tensor] = []
     while len(boxes) and len(kept) < most:
         best, boxes = boxes[0], boxes[1:]
         kept.append(best)

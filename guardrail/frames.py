@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FRAMES_AT_ONCE = 8  # in a guardrail's network
+
 
 def check_frames(frames: Tensor) -> None:
     """Raises ValueError unless frames are RGB uint8 [T, H, W, 3] with at least one pixel."""

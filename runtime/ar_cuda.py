@@ -23,14 +23,14 @@ class CudaDecoder(Decoder):
     windows of different length, and against a CPU, rounding may turn a near-tie.
 
     Args:
-        windows: lengths that `step` will be called with; each is captured once.
+        windows: as for `Decoder`; each is captured once.
         moves: whether the weights come and go. Then steps are captured by `bring_in`, anew each time.
     """
 
     def __init__(
         self, network: ARTransformer, slots: int, *, windows: tuple[int, ...] = (1,), moves: bool = False
     ) -> None:
-        super().__init__(network, slots, max_window=max(windows))
+        super().__init__(network, slots, windows=windows)
         self._under_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
         self._last_known = self.known.tolist()
         network.attend = attend_to_cache_cuda
@@ -44,7 +44,6 @@ class CudaDecoder(Decoder):
             else:
                 layer.compile(dynamic=False)
         self.noise = torch.compile(exponential_noise, dynamic=False)
-        self.windows = windows
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if not moves:
             self.bring_in()

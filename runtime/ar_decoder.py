@@ -50,13 +50,17 @@ class Decoder:
     """Slots of one KV cache and the step that advances them all. Not thread-safe: one thread owns it.
 
     Call it within `torch.inference_mode()`, entered once, not for each step.
+
+    Args:
+        windows: lengths that `step` will be called with.
     """
 
-    def __init__(self, network: ARTransformer, slots: int, *, max_window: int = 1) -> None:
+    def __init__(self, network: ARTransformer, slots: int, *, windows: tuple[int, ...] = (1,)) -> None:
         self.network = network.eval().requires_grad_(False)
         self.config = config = network.config
         self.slots = slots
-        self.max_window = max_window
+        self.windows = windows
+        self.max_window = max_window = max(windows)
         weight = network.norm.weight  # of the activations' dtype, whatever the products are stored in
         self.device = weight.device
         self.noise = exponential_noise

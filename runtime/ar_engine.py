@@ -75,10 +75,15 @@ class EngineStats:
 
 
 class AREngine:
-    def __init__(self, decoder: Decoder, *, max_waiting: int = 64, policy: WindowPolicy | None = None) -> None:
+    """Args:
+    decoder: where there are several windows to choose from, each step takes the one that earns the most.
+    max_waiting: requests in the line.
+    """
+
+    def __init__(self, decoder: Decoder, *, max_waiting: int = 64) -> None:
         self.decoder = decoder
         self.max_waiting = max_waiting
-        self.policy = policy or WindowPolicy((1,))
+        self.policy = WindowPolicy(decoder.windows)
         self.error: BaseException | None = None
         self._slots: list[Request | None] = [None] * decoder.slots
         self._waiting: deque[Request] = deque()

@@ -87,18 +87,21 @@ class Stages:
             return open_graph(self.exported, "discrete_decoder", config, self.device)
         return self.placement.put(self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER))
 
-    def ar_decoder(self, slots: int) -> Decoder:
+    def ar_decoder(self, slots: int, window: int) -> Decoder:
+        """For `slots` clips, trying `window` tokens a step: always as many, since in bf16 a clip's tokens may depend on
+        that, and an adaptive window on how fast which step was.
+        """
         config = ar_transformer.PRESETS[self.deployment.ar_preset]
         network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_PARTS)
         fuse_projections(network)
         self.placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
         moves = not self.placement.is_resident
         if self.device == "cpu":
-            decoder = Decoder(network, slots)
+            decoder = Decoder(network, slots, windows=(window,))
         else:
             from cosmos_triton.runtime.ar_cuda import CudaDecoder  # needs Triton, the compiler
 
-            decoder = CudaDecoder(network, slots, moves=moves)
+            decoder = CudaDecoder(network, slots, windows=(window,), moves=moves)
         if moves:
             decoder.send_away()
             self.placement.parts.append(decoder)

@@ -40,7 +40,7 @@ def run(decoder: Decoder, *, window: int = 1) -> int:
 
 
 def alone(network: ARTransformer, prompt: Prompt, *, window: int = 1, slots: int = 1) -> Tensor:
-    decoder = Decoder(network, slots, max_window=window)
+    decoder = Decoder(network, slots, windows=(window,))
     fill(decoder, 0, prompt)
     run(decoder, window=window)
     return decoder.tokens(0)
@@ -95,7 +95,7 @@ def test_steps_between_the_chunks_of_a_prefill_do_not_disturb_it(
     first, second = (random_prompt(network.config, clip=i, seed=i) for i in range(2))
     expected = alone(network, second)
     monkeypatch.setattr("cosmos_triton.runtime.ar_decoder.PREFILL_CHUNK", 7)
-    decoder = Decoder(network, 2, max_window=4)
+    decoder = Decoder(network, 2, windows=(4,))
     fill(decoder, 0, first)
     for _ in decoder.prefill(1, second):
         decoder.step(4)
@@ -131,7 +131,7 @@ def test_speculation_gives_the_tokens_of_plain_decoding(
 ) -> None:
     """Windows up to three latent frames long, which also reach past the clip's end."""
     prompts = [random_prompt(network.config, clip=i, seed=s, temperature=temperature) for i, s in enumerate(SEEDS)]
-    decoder = Decoder(network, len(prompts), max_window=window)
+    decoder = Decoder(network, len(prompts), windows=(window,))
     for slot, prompt in enumerate(prompts):
         fill(decoder, slot, prompt)
     steps = run(decoder, window=window)
@@ -143,7 +143,7 @@ def test_speculation_gives_the_tokens_of_plain_decoding(
 
 def test_windows_may_change_from_step_to_step(network: ARTransformer) -> None:
     prompt = random_prompt(network.config)
-    decoder = Decoder(network, 1, max_window=9)
+    decoder = Decoder(network, 1, windows=(9,))
     fill(decoder, 0, prompt)
     windows = [1, 9, 4, 1, 1, 7, 2]
     for i in range(200):
@@ -153,7 +153,7 @@ def test_windows_may_change_from_step_to_step(network: ARTransformer) -> None:
 
 def test_a_finished_slot_stays_as_it_is(network: ARTransformer) -> None:
     prompt = random_prompt(network.config)
-    decoder = Decoder(network, 2, max_window=4)
+    decoder = Decoder(network, 2, windows=(4,))
     fill(decoder, 0, prompt)
     run(decoder, window=4)
     tokens = decoder.tokens(0)
@@ -167,7 +167,7 @@ def test_plain_decoding_through_the_window_shape_is_identical_in_bf16() -> None:
     network = random_transformer(BASE).bfloat16()
     prompt = random_prompt(BASE)
     speculated = alone(network, prompt, window=16)
-    decoder = Decoder(network, 1, max_window=16)
+    decoder = Decoder(network, 1, windows=(16,))
     fill(decoder, 0, prompt)
     while decoder.read_known()[0] < decoder.clip_length:
         known = decoder.known.clone()

@@ -15,7 +15,6 @@ from tiny_models import AR_CONFIGS, BASE, random_prompt, random_transformer
 
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
 from cosmos_triton.runtime.ar_engine import AREngine, EngineBusy, EngineStopped, GenerationCancelled
-from cosmos_triton.runtime.window_policy import WindowPolicy
 
 TIMEOUT = 60.0
 
@@ -42,7 +41,7 @@ def engine() -> Iterator[AREngine]:
 @pytest.mark.parametrize("config", ["base", "video2world"])
 def test_tokens_are_those_of_a_clip_alone(config: str) -> None:
     network = random_transformer(AR_CONFIGS[config])
-    engine = AREngine(Decoder(network, 3, max_window=8), policy=WindowPolicy((1, 2, 8)))
+    engine = AREngine(Decoder(network, 3, windows=(1, 2, 8)))
     prompts = [random_prompt(network.config, clip=i, seed=i, frames=1 + i % 4) for i in range(8)]
     requests = [engine.submit(prompt) for prompt in prompts]
     for prompt, request in zip(prompts, requests, strict=True):

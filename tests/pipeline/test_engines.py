@@ -6,6 +6,7 @@ import io
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,7 @@ DEPLOYMENT = DEPLOYMENTS["tiny-video2world"]
 STAGE_OF = {graph: stage for stage, graphs in GRAPHS.items() for graph in graphs}
 PIXEL_TOLERANCE = 1  # levels of 255
 MP4_TOLERANCE = 0.5  # levels of 255, on average
+DRAWN_TOKENS = 3 * 10 * 16  # drawn for a clip whose first two latent frames are given
 ONNX = dict.fromkeys(GRAPHS, "onnxruntime")
 
 
@@ -168,8 +170,8 @@ def test_run_directory_names_the_engine_and_links_its_graphs(exported: Path, tmp
 
 @pytest.fixture(scope="module")
 def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineServer]:
-    """Every stateless stage in ONNX Runtime."""
-    serve = [*SERVE, *(f"--engine={stage}={engine}" for stage, engine in ONNX.items())]
+    """Every stateless stage in ONNX Runtime; the AR sampler, which is not one of them, speculates."""
+    serve = [*SERVE, "--speculation=8", *(f"--engine={stage}={engine}" for stage, engine in ONNX.items())]
     server = PipelineServer(DEPLOYMENT.name, exported, tmp_path_factory.mktemp("engines"), serve=serve).start()
     try:
         yield server
@@ -191,6 +193,23 @@ def test_pipeline_makes_the_same_clip_with_every_stateless_stage_in_onnx_runtime
     assert ours.report["outcome"] == theirs.report["outcome"] == "generated"
     # One level in a pixel is another choice of the mp4's encoder, seen in the pixels around it.
     assert np.abs(frames_of(ours.video) - frames_of(theirs.video)).mean() < MP4_TOLERANCE
+
+
+def test_speculation_takes_fewer_steps_to_the_same_tokens(server: PipelineServer, video2world: PipelineServer) -> None:
+    before = [server.metric(f"cosmos_ar_{counter}") for counter in ("tokens", "slot_steps")]
+    ours, theirs = (each.generate(seed=11, disable_diffusion_decoder=True) for each in (server, video2world))
+    assert ours.report["tokens_sha256"] == theirs.report["tokens_sha256"]
+
+    def accepted() -> tuple[float, float]:
+        after = [server.metric(f"cosmos_ar_{counter}") for counter in ("tokens", "slot_steps")]
+        return after[0] - before[0], after[1] - before[1]
+
+    deadline = time.monotonic() + 5  # the metrics follow the engine 20 times a second
+    while accepted()[0] < DRAWN_TOKENS and time.monotonic() < deadline:
+        time.sleep(0.05)
+    tokens, steps = accepted()
+    assert tokens == DRAWN_TOKENS
+    assert steps < 0.8 * tokens
 
 
 def test_each_stage_gives_the_same_tensors_in_onnx_runtime(server: PipelineServer, video2world: PipelineServer) -> None:

@@ -31,9 +31,10 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = glue.Settings.for_networks(args)
         self.placement = settings.placement()
-        slots, waiting = (int(settings.parameters[name]) for name in ("slots", "max_waiting"))
+        names = ("slots", "window", "max_waiting")
+        slots, window, waiting = (int(settings.parameters[name]) for name in names)
         self.jobs = settings.jobs
-        self.engine = AREngine(settings.stages(self.placement).ar_decoder(slots), max_waiting=waiting)
+        self.engine = AREngine(settings.stages(self.placement).ar_decoder(slots, window), max_waiting=waiting)
         self.generations = {}  # by job, until they are collected
         self.metrics = Metrics()
         self.stopping = threading.Event()
