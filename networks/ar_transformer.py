@@ -11,7 +11,6 @@ D head dimension, E context length (text tokens), V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -156,28 +155,16 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-class Linear(nn.Linear):
-    """A linear layer without bias; `product` is how it computes, x [..., in] times weight [out, in]."""
-
-    product: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.product(x, self.weight)
-
-
 class Attention(nn.Module):
     """Projections of grouped-query attention, with normalised queries and keys."""
 
     def __init__(self, config: ARConfig, kv_dim: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
-        self.wq = Linear(config.dim, self.heads * self.head_dim)
-        self.wk = Linear(kv_dim, self.kv_heads * self.head_dim)
-        self.wv = Linear(kv_dim, self.kv_heads * self.head_dim)
-        self.wo = Linear(self.heads * self.head_dim, config.dim)
+        self.wq = nn.Linear(config.dim, self.heads * self.head_dim, bias=False)
+        self.wk = nn.Linear(kv_dim, self.kv_heads * self.head_dim, bias=False)
+        self.wv = nn.Linear(kv_dim, self.kv_heads * self.head_dim, bias=False)
+        self.wo = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps)
         self.fused: Tensor | None = None  # [(H + 2 K) * D, C], see fuse_projections
@@ -188,7 +175,7 @@ class Attention(nn.Module):
         if self.fused is None or self.qk_weight is None:
             out, weight = torch.cat([self.wq(x), self.wk(x), self.wv(x)], dim=-1), self.qk_norm_weight()
         else:
-            out, weight = self.wq.product(x, self.fused), self.qk_weight
+            out, weight = F.linear(x, self.fused), self.qk_weight
         qk, v = self.split(out).split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         qk = rotate(rms_norm(qk, weight, self.q_norm.eps), cos, sin)  # queries and keys in one go
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
@@ -214,16 +201,13 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.w1 = Linear(dim, hidden_dim)
-        self.w2 = Linear(hidden_dim, dim)
-        self.w3 = Linear(dim, hidden_dim)
+        self.w1 = nn.Linear(dim, hidden_dim, bias=False)
+        self.w2 = nn.Linear(hidden_dim, dim, bias=False)
+        self.w3 = nn.Linear(dim, hidden_dim, bias=False)
         self.fused: Tensor | None = None  # [2 * hidden_dim, C], see fuse_projections
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused is None:
-            gate, up = self.w1(x), self.w3(x)
-        else:
-            gate, up = self.w1.product(x, self.fused).chunk(2, dim=-1)
+        gate, up = (self.w1(x), self.w3(x)) if self.fused is None else F.linear(x, self.fused).chunk(2, dim=-1)
         return self.w2(F.silu(gate) * up)
 
 
@@ -267,8 +251,9 @@ class ARTransformer(nn.Module):
         self.tok_embeddings = nn.Embedding(config.embedding_rows, config.dim)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = Linear(config.dim, config.vocab_size)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.attend: CacheAttention = attend_to_cache
+        self.unmasked = 0  # the widest window for which `attend` needs no mask
 
         rows, leading = config.positions, config.leading_tokens
         coordinates = grid_coordinates(config.latent_shape, leading_rows=leading, rows=rows)
@@ -296,7 +281,11 @@ class ARTransformer(nn.Module):
 
     def forward(self, tokens: Tensor, starts: Tensor, cache: KVCache, *, length: int) -> Tensor:
         """Logits [S, W, V] of the token that follows each of `tokens`; arguments as for `advance`."""
-        return self.output(self.norm(self.advance(tokens, starts, cache, length=length)))
+        return self.logits(self.advance(tokens, starts, cache, length=length))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[S, W, C] -> [S, W, V]."""
+        return self.output(self.norm(hidden))
 
     def advance(self, tokens: Tensor, starts: Tensor, cache: KVCache, *, length: int) -> Tensor:
         """Write the keys and values of a window into the cache; returns its last hidden states [S, W, C].
@@ -314,7 +303,7 @@ class ARTransformer(nn.Module):
             slots=torch.arange(len(rows), device=rows.device)[:, None],
             rows=rows,
             length=length,
-            mask=None if length == width else self._mask(rows, length),
+            mask=None if length == width or width <= self.unmasked else self._mask(rows, length),
             cos=F.embedding(known, self.rope_cos)[:, :, None],
             sin=F.embedding(known, self.rope_sin)[:, :, None],
             absolute=None if self.absolute is None else F.embedding(known, self.absolute).to(self.rope_cos.dtype),

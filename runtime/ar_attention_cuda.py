@@ -25,12 +25,7 @@ def attend_to_cache_cuda(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Ten
     """As `cosmos_triton.networks.kv_cache.attend_to_cache`; for windows up to MAX_WINDOW, the mask is not read."""
     if q.shape[3] > MAX_WINDOW:
         return attend_to_cache(q, k, v, window)
-    return _attend(q.contiguous(), k, v, window.rows)  # out here, where the compiler sees it
-
-
-@torch.library.custom_op("cosmos_triton::attend_to_cache", mutates_args=())
-def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-    assert q.is_contiguous()
+    q, rows = q.contiguous(), window.rows
     slots, heads, groups, width, dim = q.shape
     m, splits = groups * width, triton.cdiv(k.shape[2], SPLIT)
     block_m = min(64, max(16, triton.next_power_of_2(m)))
@@ -49,11 +44,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
         DIM=dim, BLOCK_D=block_d, BLOCK_S=triton.next_power_of_2(splits), SPLIT=SPLIT,
     )  # fmt: skip
     return out
-
-
-@_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-    return torch.empty_like(q)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

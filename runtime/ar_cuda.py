@@ -1,4 +1,4 @@
-"""The decoder on a GPU: compiled layers, and each step one CUDA graph.
+"""The decoder on a GPU: kernels for few rows, and each step one CUDA graph.
 
 A step is replayed without the host taking part: the tokens drawn stay on the device and feed the next step.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 import torch
 
-from cosmos_triton.networks.ar_transformer import ARTransformer, Linear, fuse_projections
-from cosmos_triton.runtime.ar_attention_cuda import attend_to_cache_cuda
+from cosmos_triton.networks.ar_transformer import ARTransformer, Layer, fuse_projections
+from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_cuda
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
-from cosmos_triton.runtime.ar_linear_cuda import few_rows_linear
-from cosmos_triton.runtime.int8 import Int8Linear
+from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
 from cosmos_triton.runtime.sampling import exponential_noise
 
 
@@ -33,16 +34,11 @@ class CudaDecoder(Decoder):
         super().__init__(network, slots, windows=windows)
         self._under_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
         self._last_known = self.known.tolist()
-        network.attend = attend_to_cache_cuda
         fuse_projections(network)
-        for module in network.modules():
-            if isinstance(module, Linear | Int8Linear):
-                module.product = few_rows_linear
-        for layer in network.layers:
-            if moves:  # the forward alone: the hooks that see to its weights are not for the compiler
-                layer.forward = torch.compile(layer.forward, dynamic=False)
-            else:
-                layer.compile(dynamic=False)
+        network.attend, network.unmasked = attend_to_cache_cuda, MAX_WINDOW
+        network.logits = partial(logits, network)  # type: ignore[method-assign]
+        for layer in network.layers:  # the forward alone: hooks see to weights that move
+            layer.forward = layer_forward(cast(Layer, layer))
         self.noise = torch.compile(exponential_noise, dynamic=False)
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if not moves:
@@ -78,12 +74,7 @@ class CudaDecoder(Decoder):
         self._under_way.append((done, copy))
 
     def prefill(self, slot: int, prompt: Prompt) -> Iterator[None]:
-        chunks = super().prefill(slot, prompt)
-        while True:
-            with torch.compiler.set_stance("force_eager"):  # a prefill is large products: nothing to compile away
-                if next(chunks, self) is self:
-                    break
-            yield
+        yield from super().prefill(slot, prompt)
         self._settle()
 
     def release(self, slot: int) -> None:

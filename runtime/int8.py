@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,11 +10,6 @@ LARGEST = 127
 # What is stored so. Not the AR model's embedding: a step reads one row of it.
 AR_PARTS = ("layers.", "output")
 DIFFUSION_PARTS = ("blocks.",)
-
-
-def unpacked_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times weight [out, in] in int8."""
-    return F.linear(x, weight.to(x.dtype))
 
 
 class Int8Linear(nn.Module):
@@ -28,7 +21,6 @@ class Int8Linear(nn.Module):
 
     weight: Tensor  # [out, in] int8
     scale: Tensor  # [out], in the dtype of the weight that it was made from
-    product: Callable[[Tensor, Tensor], Tensor] = staticmethod(unpacked_product)
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -40,7 +32,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x, self.weight) * self.scale
+        return F.linear(x, self.weight.to(x.dtype)) * self.scale
 
 
 def quantise(network: nn.Module, parts: tuple[str, ...]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
 import pytest
 import torch
-import torch.nn.functional as F
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -13,12 +16,13 @@ from test_ar_decoder import fill
 from tiny_models import AR_CONFIGS, random_prompt, random_transformer
 from torch import Tensor
 
-from cosmos_triton.networks.ar_transformer import ARTransformer
-from cosmos_triton.networks.kv_cache import Window, attend_to_cache
-from cosmos_triton.runtime.ar_attention_cuda import attend_to_cache_cuda
+from cosmos_triton.networks.ar_transformer import PRESETS, ARTransformer, Layer, fuse_projections
+from cosmos_triton.networks.kv_cache import KVCache, Window, attend_to_cache
+from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_cuda
 from cosmos_triton.runtime.ar_cuda import CudaDecoder
 from cosmos_triton.runtime.ar_engine import AREngine
-from cosmos_triton.runtime.ar_linear_cuda import few_rows_linear
+from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
+from cosmos_triton.runtime.int8 import AR_PARTS, quantise
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
@@ -40,27 +44,52 @@ def test_attention_equals_the_plain_one(shape: tuple[int, ...], dtype: torch.dty
     assert ((out - expected).norm() / expected.norm()).item() < tolerance
 
 
-@pytest.mark.parametrize("rows", [1, 3, 16, 17])
-@pytest.mark.parametrize("shape", [(6144, 4096), (4096, 14336), (28672, 4096), (64000, 5120), (192, 128), (100, 128)])
-def test_products_of_few_rows_equal_torchs(shape: tuple[int, int], rows: int) -> None:
-    """With many tiles, with few and so in splits, and with what no kernel is for."""
-    generator = torch.Generator("cuda").manual_seed(rows)
-    x = torch.randn(rows, 1, shape[1], device="cuda", generator=generator).bfloat16()
-    weight = torch.randn(shape, device="cuda", generator=generator).bfloat16()
-    in_8_bits = torch.randint(-127, 128, shape, device="cuda", generator=generator, dtype=torch.int8)
-    for w in (weight, in_8_bits):
-        out, expected = few_rows_linear(x, w).double(), F.linear(x.double(), w.double())
-        assert ((out - expected).norm() / expected.norm()).item() < 3e-3
+@torch.inference_mode()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(("slots", "width"), [(1, 1), (8, 1), (17, 1), (1, 16), (8, 16), (9, 16)])
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_a_layer_of_full_width_is_the_plain_one(
+    slots: int, width: int, eight_bit: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    """The last of them has too many rows for the kernels."""
+    config = replace(PRESETS["5b-video2world"], n_layers=1, vocab_size=1000)
+    network = random_transformer(config)
+    if eight_bit:
+        quantise(network, AR_PARTS)
+    network = network.to("cuda", dtype)
+    fuse_projections(network)
+    cache = KVCache.allocate(config, slots, window=width, device="cuda", dtype=dtype)
+    for tensor in cache.tensors:
+        assert tensor is not None
+        tensor.normal_()
+    starts = torch.randint(2000, (slots,), device="cuda")
+    tokens = torch.randint(1000, (slots, width), device="cuda")
+    expected = network(tokens, starts, cache, length=3000)
+    network.attend, network.unmasked = attend_to_cache_cuda, MAX_WINDOW
+    network.logits = partial(logits, network)  # type: ignore[method-assign]
+    network.layers[0].forward = layer_forward(cast(Layer, network.layers[0]))
+    found = network(tokens, starts, cache, length=3000)
+    assert ((found - expected).float().norm() / expected.float().norm()).item() < tolerance
 
 
-@pytest.mark.parametrize("shape", [(6144, 4096), (28672, 4096)])
-def test_a_row_of_a_product_does_not_depend_on_the_others(shape: tuple[int, int]) -> None:
-    x, weight = torch.randn(8, shape[1], device="cuda").bfloat16(), torch.randn(shape, device="cuda").bfloat16()
-    together = few_rows_linear(x, weight)
-    for row in range(8):
+@torch.inference_mode()
+@pytest.mark.parametrize("slots", [8, 100])
+def test_a_row_does_not_depend_on_the_others(slots: int) -> None:
+    config = replace(PRESETS["4b"], n_layers=1, vocab_size=1000)
+    network = random_transformer(config).to("cuda", torch.bfloat16)
+    fuse_projections(network)
+    layer = layer_forward(cast(Layer, network.layers[0]))
+    cache = KVCache.allocate(replace(config, latent_shape=(1, 8, 8)), slots, device="cuda", dtype=torch.bfloat16)
+    rows = torch.zeros(slots, 1, device="cuda", dtype=torch.int64)
+    tables = torch.ones(slots, 1, 1, 128, device="cuda", dtype=torch.bfloat16)
+    window = Window(slots=rows, rows=rows, length=1, mask=None, cos=tables, sin=tables, absolute=None)
+    x = torch.randn(slots, 1, config.dim, device="cuda").bfloat16()
+    together = layer(x, window, cache.layer(0), attend_to_cache_cuda)
+    for slot in (0, 3, slots - 1):
         elsewhere = torch.randn_like(x)
-        elsewhere[7 - row] = x[row]
-        assert torch.equal(few_rows_linear(elsewhere, weight)[7 - row], together[row])
+        elsewhere[slots - 1 - slot] = x[slot]
+        moved = layer(elsewhere, window, cache.layer(0), attend_to_cache_cuda)
+        assert torch.equal(moved[slots - 1 - slot], together[slot])
 
 
 @pytest.fixture(params=["base", "video2world_yarn"])
