@@ -7,6 +7,7 @@ Random weights: they cost the same time as trained ones. Every number comes from
 
 - decode: tokens/s of all slots together, each in the middle of its clip; bytes a step must read (weights once, and the
   keys and values of every slot), what that is in GB/s, and its share of the bandwidth of a large copy.
+- kernels, on a GPU: where a step's time goes; what they leave of it is lost between them.
 - plain: one sequence the way one writes it first: separate projections, a static cache that is read to its end behind a
   mask with its heads repeated, and a draw from the sorted distribution. On a GPU it is compiled and captured.
 """
@@ -45,6 +46,7 @@ def synchronize(device: str) -> None:
 
 
 ROUNDS = 7
+KERNELS_SHOWN = 12
 
 
 def best_seconds(calls: dict[str, Callable[[], object]], repeat: int, device: str) -> dict[str, float]:
@@ -77,6 +79,16 @@ def make_decoder(network: ARTransformer, slots: int, device: str, *, windows: tu
         torch._dynamo.config.recompile_limit = 64  # a server compiles for one number of slots; here are many
         return CudaDecoder(network, slots, windows=windows)
     return Decoder(network, slots, windows=windows)
+
+
+def kernel_times(call: Callable[[], object], *, calls: int = 10) -> list[tuple[str, float, float]]:
+    """Of one call on a GPU: each kernel's name, microseconds and launches, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize()
+    found = [(e.key, e.device_time_total / calls, e.count / calls) for e in profiler.key_averages()]
+    return sorted(found, key=lambda kernel: -kernel[1])
 
 
 def step_bytes(network: ARTransformer, slots: int, position: int) -> int:
@@ -215,6 +227,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     copy_gb_s = copied / best_seconds({"copy": copy}, 3, device)["copy"] / 1e9
     moved = {slots: step_bytes(network, slots, position) for slots in args.slots}
     prefill, decode = measure_clip(network, 2, device)
+    kernels = {slots: kernel_times(steps[str(slots)]) for slots in args.slots if device == "cuda"}
     return {
         "preset": args.preset,
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
@@ -230,6 +243,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "plain_tokens_per_s": 1 / best["plain"],
         "prefill_tokens_per_s": 2 * config.frame_tokens / prefill,
         "clip_seconds": {"prefill": prefill, "decode": decode},
+        "kernels": kernels,
     }
 
 
@@ -258,6 +272,10 @@ def report(r: dict[str, Any]) -> str:
         f"one clip from 9 frames, one slot: prefill {clip['prefill']:.2f} s"
         f" ({r['prefill_tokens_per_s']:.0f} tokens/s), decode {clip['decode']:.2f} s"
     )
+    for slots, kernels in r["kernels"].items():
+        launches, total = sum(kernel[2] for kernel in kernels), sum(kernel[1] for kernel in kernels)
+        lines.append(f"a step of {slots}: {launches:.0f} kernels, {total / 1e3:.3f} ms")
+        lines += [f"{us:>10.1f} us {count:>6.1f} x {name[:80]}" for name, us, count in kernels[:KERNELS_SHOWN]]
     return "\n".join(lines)
 
 

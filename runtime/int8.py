@@ -15,7 +15,7 @@ DIFFUSION_PARTS = ("blocks.",)
 class Int8Linear(nn.Module):
     """Stands for a linear layer without bias, its weight rounded symmetrically, row by row.
 
-    The weight is brought to the input's dtype where it is used. With one row of input, compiled, that happens on the
+    The weight is brought to the input's dtype where it is used. With few rows of input, on a GPU, that happens on the
     way from memory, and half the bytes are read; with many, it costs little next to the product.
     """
 

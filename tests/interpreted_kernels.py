@@ -1,0 +1,58 @@
+"""The GPU's kernels, interpreted on the CPU. `test_ar_kernels.py` runs this in a process with TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from tiny_models import AR_CONFIGS, random_tokens, random_transformer
+from torch import Tensor
+
+from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.networks.kv_cache import KVCache
+from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_cuda
+from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
+from cosmos_triton.runtime.int8 import AR_PARTS, quantise
+
+
+def with_kernels(network: ARTransformer) -> ARTransformer:
+    """As CudaDecoder prepares it."""
+    network.attend, network.unmasked = attend_to_cache_cuda, MAX_WINDOW
+    network.logits = partial(logits, network)  # type: ignore[method-assign]
+    for layer in network.layers:
+        layer.forward = layer_forward(layer)  # type: ignore[arg-type]
+    return network
+
+
+def copied(cache: KVCache) -> KVCache:
+    return KVCache(*(None if tensor is None else tensor.clone() for tensor in cache.tensors))
+
+
+def largest_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("slots", "width"), [(1, 1), (3, 1), (2, 4), (17, 1)])
+@pytest.mark.parametrize(("model", "eight_bit"), [("base_yarn", False), ("base", True), ("video2world", False)])
+def test_a_step_through_the_kernels_is_a_step(model: str, eight_bit: bool, slots: int, width: int) -> None:
+    """Logits, and what is written into the cache; one row, several slots, windows, and several blocks of rows."""
+    network = random_transformer(AR_CONFIGS[model])
+    if eight_bit:
+        quantise(network, AR_PARTS)
+    fuse_projections(network)
+    config = network.config
+    cache = KVCache.allocate(config, slots, window=width)
+    for tensor in cache.tensors:
+        if tensor is not None:
+            tensor.normal_(generator=torch.Generator().manual_seed(1))
+    other = copied(cache)
+    starts = 7 + 3 * torch.arange(slots)
+    tokens = random_tokens(config, slots * width).view(slots, width)
+    expected = network(tokens, starts, cache, length=cache.k.shape[3])
+    found = with_kernels(network)(tokens, starts, other, length=other.k.shape[3])
+    assert largest_error(found, expected) < 1e-5
+    for ours, theirs in zip(other.tensors, cache.tensors, strict=True):
+        if ours is not None and theirs is not None:
+            assert largest_error(ours, theirs) < 1e-5
