@@ -10,6 +10,7 @@ import torch
 
 from cosmos_triton.export.engine_choice import choose_engines
 from cosmos_triton.export.gpu_memory import AUTO, free_gpu_memory, read_gpu_memory
+from cosmos_triton.export.host_memory import available_host_memory
 from cosmos_triton.export.memory_plan import GB, TEXT_STAGES, Plan, plan_memory
 from cosmos_triton.export.plan_cli import as_text
 from cosmos_triton.export.run_directory import model_repository
@@ -76,7 +77,7 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool, window
     """The plan, which the log is told; None where there is no GPU and no budget to keep to.
 
     Raises:
-        StartError: the deployment does not fit, or there is less memory than the budget.
+        StartError: the deployment does not fit, there is less memory than the budget, or too little on the host.
     """
     budget = read_gpu_memory(gpu_memory)
     if budget is None:
@@ -89,6 +90,12 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool, window
         hint = "" if weights_8bit else "; less with --weights-8bit, see `cosmos-triton plan`"
         raise StartError(
             f"--gpu-memory: value {budget:.1f}; accepted: {plan.peak / GB:.1f} or more for {deployment.name}{hint}"
+        )
+    available = available_host_memory()
+    if plan.host > available:
+        raise StartError(
+            f"--gpu-memory: value {budget:.1f}; accepted: more, or {plan.host / GB:.1f} GB of the host's memory, which "
+            f"then hold weights: {available / GB:.1f} GB are free"
         )
     for line in as_text(plan).splitlines():
         say(line)

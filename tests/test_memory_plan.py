@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cosmos_triton.client.cli import main
+from cosmos_triton.export.host_memory import available_host_memory
 from cosmos_triton.export.memory_plan import CONTEXT, GB, MIB, STAGES, TEXT_STAGES, Plan, StagePlan, plan_memory
 from cosmos_triton.export.planned_config import RESOURCE, rate_limit_options, write_plan
 from cosmos_triton.export.run_directory import model_repository, read_config
@@ -143,6 +145,25 @@ def test_serve_refuses_a_budget_that_the_gpu_does_not_have(
     monkeypatch.setattr("cosmos_triton.export.serve.free_gpu_memory", lambda: 15.5)
     assert main(["serve", "--deployment", "4b", "--gpu-memory", "24"]) == 1
     assert "--gpu-memory: value 24; accepted: 15.5 or less" in capsys.readouterr().err
+
+
+def test_serve_refuses_to_pin_more_memory_than_the_host_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cosmos_triton.export.serve.available_host_memory", lambda: 8 * GB)
+    assert main(["serve", "--deployment", "4b", "--gpu-memory", "16"]) == 1
+    host = plan_memory(DEPLOYMENTS["4b"], 16).host / GB
+    assert f"--gpu-memory: value 16.0; accepted: more, or {host:.1f} GB of the host's memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max", 6_144_000), ("5000000", 4_200_000), ("9000000", 6_144_000)])
+def test_memory_of_the_host_is_what_the_container_may_have(tmp_path: Path, limit: str, expected: int) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       8000 kB\nMemFree:        1000 kB\nMemAvailable:   6000 kB\n")
+    assert available_host_memory(meminfo, tmp_path / "none") == 6_144_000
+    for name, content in {"max": limit, "current": "1000000", "stat": "anon 800000\nfile 200000\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(content)
+    assert available_host_memory(meminfo, tmp_path) == expected
 
 
 @pytest.mark.parametrize("budget", [12, 24, 160])

@@ -84,6 +84,8 @@ class TritonPythonModel:
     def collect(self, job):
         generation = self.generations.get(job)
         if generation is None:
+            if not self.jobs.is_wanted(job):
+                raise glue.Cancelled
             raise glue.StageError("INTERNAL", "ar_sampler was loaded anew, and has lost the clip")
         try:
             return generation.future.result().numpy().astype(np.int32)

@@ -1,0 +1,22 @@
+"""How much of this machine's memory a server may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")  # of this process, seen from inside of its container
+
+
+def available_host_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP) -> int:
+    """Bytes that can be had without swapping, within the container's limit if there is one.
+
+    Pages of files do not count as taken: the system gives them back when it must.
+    """
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        limit, used = (cgroup / "memory.max").read_text().strip(), (cgroup / "memory.current").read_text()
+        files = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())["file"]
+    except FileNotFoundError:
+        return available
+    return available if limit == "max" else min(available, int(limit) - int(used) + int(files))
