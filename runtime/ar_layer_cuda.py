@@ -2,7 +2,7 @@
 
 A step then multiplies every weight by a handful of rows and does next to nothing else. It takes as long as the weights
 and the KV cache take to arrive, plus what is lost between kernels. So each weight is read once, at the speed of memory,
-and what lies between two products happens within them: seven kernels a layer.
+and what lies between two products happens within them: seven kernels a layer, nine where there are several rows.
 
 A row's result does not depend on the other rows, nor on how many steps led to it.
 
@@ -23,8 +23,10 @@ from cosmos_triton.networks.kv_cache import CacheAttention, LayerCache, Window
 from cosmos_triton.runtime.int8 import Int8Linear
 
 MAX_ROWS = 128  # from some 200 on arithmetic takes longer than the weights, and the library's products are better
-
-ONE_ROW_N, ONE_ROW_K = 2, 2048  # the piece of a weight that a program takes at a time; fastest of ten on an H200
+ONE_ROW_N, ONE_ROW_K = (
+    2,
+    2048,
+)  # piece of a weight that a program takes at a time; of ten tried on an H200 among the fastest
 PROGRAMS = 192  # more than today's GPUs have multiprocessors
 STAGES, STAGE_BYTES = 4, 24 * 1024  # of shared memory: the GPUs that have least of it give a program 99 KB
 
