@@ -212,7 +212,7 @@ def readme_row(budget: int, *, weights_8bit: bool) -> str:
         plan = plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit)
         ar = next(stage for stage in plan.stages if stage.stage == "ar_sampler")
         how = {
-            "resident": f"{ar.slots} clips at once",
+            "resident": "one clip at a time" if ar.slots == 1 else f"{ar.slots} clips at once",
             "paged": "AR paged",
             "streamed": f"{ar.streamed_blocks} AR layers streamed",
         }[ar.mode]
