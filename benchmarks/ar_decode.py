@@ -76,7 +76,6 @@ def make_decoder(network: ARTransformer, slots: int, device: str, *, windows: tu
     if device == "cuda":
         from cosmos_triton.runtime.ar_cuda import CudaDecoder
 
-        torch._dynamo.config.recompile_limit = 64  # a server compiles for one number of slots; here are many
         return CudaDecoder(network, slots, windows=windows)
     return Decoder(network, slots, windows=windows)
 

@@ -54,7 +54,7 @@ from cosmos_triton.export.plan_cli import add_gpu_memory
 from cosmos_triton.export.triton_server import ALLOCATOR
 from cosmos_triton.networks.ar_transformer import fuse_projections
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
-from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
 from cosmos_triton.runtime.stages import READ_FOR_CONTEXT
@@ -87,12 +87,12 @@ def random_network(subject: Subject, device: str, *, eight_bit: bool) -> nn.Modu
 class Work:
     """One stage's networks, kept as planned, and what it does with them."""
 
-    def __init__(self, plan: Plan, stage: StagePlan, device: str, *, evaluations: int) -> None:
-        self.evaluations, self.window = evaluations, plan.window
+    def __init__(self, stage: StagePlan, deployment: Deployment, device: str, *, evaluations: int) -> None:
+        self.evaluations = evaluations
         residency = "resident" if stage.mode == "cpu" else stage.mode
         self.stage, self.device = stage, "cpu" if stage.mode == "cpu" else device
         self.placement = Placement(self.device, residency, stage.streamed_blocks or None)
-        self.subjects = [subjects(DEPLOYMENTS[plan.deployment])[kind] for kind in STAGES[stage.stage]]
+        self.subjects = [subjects(deployment)[kind] for kind in STAGES[stage.stage]]
         self.networks: list[Any] = []
         self.decoder: Decoder | None = None
         for subject in self.subjects:
@@ -108,11 +108,11 @@ class Work:
     def _ar_decoder(self) -> Decoder:
         moves, network = not self.placement.is_resident, self.networks[0]
         if self.device == "cpu":
-            decoder = Decoder(network, self.stage.slots, windows=(self.window,))
+            decoder = Decoder(network, self.stage.slots)
         else:
             from cosmos_triton.runtime.ar_cuda import CudaDecoder
 
-            decoder = CudaDecoder(network, self.stage.slots, windows=(self.window,), moves=moves)
+            decoder = CudaDecoder(network, self.stage.slots, moves=moves)
         if moves:
             decoder.send_away()
             self.placement.parts.append(decoder)
@@ -127,7 +127,7 @@ class Work:
                 for _ in self.decoder.prefill(0, prompt):
                     pass
                 for _ in range(AR_STEPS):
-                    self.decoder.step(self.window)
+                    self.decoder.step(1)
             else:
                 blank = partial(torch.zeros, device=self.device)
                 for kind, subject, network in zip(STAGES[self.stage.stage], self.subjects, self.networks, strict=True):
@@ -175,12 +175,14 @@ def used_on_gpu() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * MIB
 
 
-def stage_process(plan: Plan, stage: StagePlan, device: str, evaluations: int, pipe: Connection) -> None:
+def stage_process(
+    stage: StagePlan, deployment_name: str, device: str, share: int, evaluations: int, pipe: Connection
+) -> None:
     """Practise, measure when told to, and stay until the pipe is closed."""
     if device != "cpu":
-        limit_gpu_memory(plan.share(stage))
+        limit_gpu_memory(share)
     try:
-        work = Work(plan, stage, device, evaluations=evaluations)
+        work = Work(stage, DEPLOYMENTS[deployment_name], device, evaluations=evaluations)
         work()
         pipe.send(None)
         pipe.recv()
@@ -196,7 +198,7 @@ class StageProcess:
     def __init__(self, plan: Plan, stage: StagePlan, device: str, *, evaluations: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        arguments = (plan, stage, device, evaluations, other)
+        arguments = (stage, plan.deployment, device, plan.share(stage), evaluations, other)
         self.process = context.Process(target=stage_process, args=arguments, daemon=True)
         self.process.start()
         other.close()
@@ -261,8 +263,7 @@ def main() -> None:
     os.environ.update(ALLOCATOR | os.environ)  # the stages' processes inherit it
     device = "cuda" if torch.cuda.is_available() else "cpu"
     budget = read_gpu_memory(args.gpu_memory)
-    deployment = DEPLOYMENTS[args.deployment]
-    plan = plan_memory(deployment, budget or 0, weights_8bit=args.weights_8bit, window=args.speculation)
+    plan = plan_memory(DEPLOYMENTS[args.deployment], budget or 0, weights_8bit=args.weights_8bit)
     if budget and not plan.fits:
         raise SystemExit(f"{args.deployment} needs {plan.peak / GB:.1f} GB")
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU, bytes counted"

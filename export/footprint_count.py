@@ -53,7 +53,6 @@ from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
 from cosmos_triton.runtime.text_encoder import MAX_TOKENS
 from cosmos_triton.runtime.tokenizers import LatentStatistics, decode_latents, decode_tokens, encode_input_frames
 
-SORT_BYTES = 20  # for each number that a GPU sorts: copies of its own, of keys and indices
 FUSED_HEAD_WIDTH = 256  # the widest that the fused attention kernels take
 
 
@@ -131,7 +130,6 @@ def count(subject: Subject) -> Network:
             kv_slot=slot,
             clip_tokens=subject.kv_cache.clip_tokens,
             activations=footprint.activations - slot,
-            step_token=_step_token(network),
         )
     if subject.eight_bit:
         quantise(network, subject.eight_bit)
@@ -139,16 +137,11 @@ def count(subject: Subject) -> Network:
     return footprint
 
 
-def _step_token(network: Any) -> int:
-    """Bytes that one more token of a step's window takes."""
-
-    def peak(window: int) -> int:
-        decoder = Decoder(network, 1, windows=(window,))
-        with torch.inference_mode(), LiveBytes() as live:
-            decoder.step(window)
-        return live.peak
-
-    return (peak(17) - peak(1)) // 16 + SORT_BYTES * network.config.vocab_size
+def as_on_a_gpu(decoder: Decoder) -> Decoder:
+    """There a step makes no mask, and sampling takes nothing: one kernel reads the logits."""
+    decoder.network.unmasked = decoder.max_window
+    decoder.draw = lambda logits, *_, **__: torch.empty(logits.shape[:2], dtype=torch.int64, device=logits.device)
+    return decoder
 
 
 def _held(module: nn.Module) -> int:
@@ -202,7 +195,7 @@ def subjects(deployment: Deployment) -> dict[str, Subject]:
 def _ar_model(config: ARConfig) -> Subject:
     def run(network: ARTransformer, blank: Blank, batch: int) -> None:
         """The last chunk of a prompt of two frames, and one step behind it."""
-        decoder = Decoder(network, 1)
+        decoder = as_on_a_gpu(Decoder(network, 1))
         rows = min(PREFILL_CHUNK, 2 * config.frame_tokens)
         chunk, starts = blank(1, rows, dtype=torch.int64), blank(1, dtype=torch.int64)
         network.advance(chunk, starts, decoder.cache, length=2 * config.frame_tokens)

@@ -20,7 +20,6 @@ class Network:
     activations: alive at once in one run, beside the weights: for one clip or prompt (33 frames in the guardrails).
     flops: of that run.
     kv_slot: of the KV cache, for one clip of `clip_tokens`.
-    step_token: activations of one token that a step of the AR model tries.
     weights_8bit, block_8bit: with 8-bit weights, for networks that have this form.
     """
 
@@ -30,7 +29,6 @@ class Network:
     block: int = 0
     blocks: int = 0
     kv_slot: int = 0
-    step_token: int = 0
     clip_tokens: int = 0
     weights_8bit: int = 0
     block_8bit: int = 0
@@ -44,7 +42,6 @@ NETWORKS: dict[str, Network] = {
         block=436224512,
         blocks=16,
         kv_slot=838860800,
-        step_token=3008016,
         clip_tokens=12800,
         weights_8bit=4284429312,
         block_8bit=218206720,
@@ -73,7 +70,6 @@ NETWORKS: dict[str, Network] = {
         block=545280512,
         blocks=40,
         kv_slot=2097152000,
-        step_token=3008016,
         clip_tokens=12800,
         weights_8bit=11899366400,
         block_8bit=272740864,
@@ -85,7 +81,6 @@ NETWORKS: dict[str, Network] = {
         block=507536384,
         blocks=16,
         kv_slot=876609536,
-        step_token=3008016,
         clip_tokens=12800,
         weights_8bit=4961260544,
         block_8bit=253887488,
@@ -103,7 +98,6 @@ NETWORKS: dict[str, Network] = {
         block=633371648,
         blocks=40,
         kv_slot=2191523840,
-        step_token=3008016,
         clip_tokens=12800,
         weights_8bit=13794720768,
         block_8bit=316814336,
@@ -115,7 +109,6 @@ NETWORKS: dict[str, Network] = {
         block=74048,
         blocks=2,
         kv_slot=212992,
-        step_token=47016,
         clip_tokens=800,
         weights_8bit=323792,
         block_8bit=38208,
@@ -142,7 +135,6 @@ NETWORKS: dict[str, Network] = {
         block=94720,
         blocks=2,
         kv_slot=344064,
-        step_token=47016,
         clip_tokens=800,
         weights_8bit=454992,
         block_8bit=49024,

@@ -90,15 +90,11 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`peak` and `pool` in bytes; when it does not fit, the plan that needs least, and how much that is.
-
-    window: tokens that a step of the AR model tries.
-    """
+    """`peak` and `pool` in bytes; when it does not fit, the plan that needs least, and how much that is."""
 
     deployment: str
     budget: int
     stages: tuple[StagePlan, ...]
-    window: int = 1
 
     @property
     def held(self) -> int:
@@ -138,17 +134,15 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
 
-def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: bool = False, window: int = 1) -> Plan:
+def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: bool = False) -> Plan:
     """The fastest plan for `gpu_memory_gb` times 10^9 bytes; the smallest there is, if none fits.
 
     Args:
         weights_8bit: whether the AR model and the diffusion network may have their weights in 8 bits. They get them
             where that is faster, or fits where bf16 does not.
-        window: tokens that a step of the AR model tries.
     """
     budget = int(gpu_memory_gb * GB) // MIB * MIB
-    frontier = _frontier(deployment.name, weights_8bit, window)
-    plans = [Plan(deployment.name, budget, stages, window) for stages in frontier]
+    plans = [Plan(deployment.name, budget, stages) for stages in _frontier(deployment.name, weights_8bit)]
     fitting = [plan for plan in plans if plan.fits]
     if fitting:
         return min(fitting, key=lambda plan: plan.seconds)
@@ -156,7 +150,7 @@ def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: b
 
 
 @cache
-def _frontier(deployment_name: str, weights_8bit: bool, window: int) -> list[tuple[StagePlan, ...]]:
+def _frontier(deployment_name: str, weights_8bit: bool) -> list[tuple[StagePlan, ...]]:
     """Every combination that no other beats in all of: bytes held, most bytes at work, seconds."""
     deployment = DEPLOYMENTS[deployment_name]
     found: list[_Partial] = [_Partial((), 0, 0, 0.0)]
@@ -164,10 +158,8 @@ def _frontier(deployment_name: str, weights_8bit: bool, window: int) -> list[tup
         if stage in TEXT_STAGES and not deployment.is_video2world:
             continue
         networks = [NETWORKS[key_of(deployment, kind)] for kind in kinds]
-        if stage == "ar_sampler":
-            options = list(_ar_options(networks[0], weights_8bit, window))
-        else:
-            options = list(_options(stage, networks, weights_8bit))
+        is_ar = stage == "ar_sampler"
+        options = list(_ar_options(networks[0], weights_8bit) if is_ar else _options(stage, networks, weights_8bit))
         if deployment.is_tiny:  # it runs on a CPU anyway, where it plays what a GPU's memory would have it do
             options = [option for option in options if option.mode != "cpu"]
         found = _undominated([partial.plus(option) for partial in found for option in options])
@@ -245,16 +237,15 @@ def _moving_options(stage: str, networks: Sequence[Network], precision: str, bat
     )
 
 
-def _ar_options(network: Network, weights_8bit: bool, window: int) -> Iterator[StagePlan]:
+def _ar_options(network: Network, weights_8bit: bool) -> Iterator[StagePlan]:
     """The AR sampler: memory alone bounds a step. Where it does not stay, it makes one clip at a time."""
     for precision, ar in [("bf16", network)] + ([("int8", _in_8_bits(network))] if weights_8bit else []):
         steps = (CLIP_FRAMES - GIVEN_FRAMES) / CLIP_FRAMES * ar.clip_tokens
+        active = _working(ar.activations)  # of a prefill; a step has fewer, however many slots and tokens it takes
         for slots in SLOTS:
-            active = _working(max(ar.activations, slots * window * ar.step_token))
             step = (ar.weights + slots * ar.kv_slot * 0.7) / BANDWIDTH  # a clip's cache is 70 % full on average
             held = CONTEXT + ar.weights + slots * ar.kv_slot + active
             yield StagePlan("ar_sampler", "resident", precision, held, 0, steps * step / slots, slots=slots)
-        active = _working(max(ar.activations, window * ar.step_token))
         step = (ar.weights + ar.kv_slot * 0.7) / BANDWIDTH
         for streamed in (0, *range(3, ar.blocks + 1)):  # streaming two blocks saves nothing
             ring = 2 * ar.block if streamed else 0

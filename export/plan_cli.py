@@ -12,7 +12,6 @@ from cosmos_triton.export.memory_plan import GB, SERVER_CONTEXT, Plan, StagePlan
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import InvalidInput
 
-MOST_TOKENS = 64  # the widest window that the GPU's attention kernel takes
 MEANING = """\
 resident   weights stay on the GPU
 streamed   weights pass through the GPU block by block, from the host's memory, while the stage works
@@ -24,7 +23,7 @@ at work    more while the stage works; stages that do not fit into what is left 
 
 
 def add_gpu_memory(parser: argparse.ArgumentParser, *, without: str) -> None:
-    """The options that a plan is made from: `gpu_memory`, `weights_8bit`, `speculation`.
+    """The options that a plan is made from.
 
     Args:
         without: what happens for `auto` on a machine that has no GPU.
@@ -41,21 +40,6 @@ def add_gpu_memory(parser: argparse.ArgumentParser, *, without: str) -> None:
         help="let the AR model and the diffusion network have weights in 8 bits, where that is faster or fits; "
         "this changes what is generated",
     )
-    parser.add_argument(
-        "--speculation",
-        type=_window,
-        default=1,
-        metavar="TOKENS",
-        help=f"speculative decoding: how many tokens the AR model tries at a time, up to {MOST_TOKENS} (default: 1, "
-        "plain decoding). A seed gives the same tokens every time, and in fp32 those of plain decoding; in bf16 "
-        "rounding may pick others. What it gains on trained weights has not been measured",
-    )
-
-
-def _window(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= MOST_TOKENS:
-        raise argparse.ArgumentTypeError(f"value {value}; accepted: 1 to {MOST_TOKENS}")
-    return int(value)
 
 
 def add_plan(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -77,9 +61,7 @@ def _plan(args: argparse.Namespace) -> int:
     gpu_memory = read_gpu_memory(args.gpu_memory)
     if gpu_memory is None:
         raise InvalidInput("--gpu-memory", args.gpu_memory, "GB, since this machine has no GPU")
-    plan = plan_memory(
-        DEPLOYMENTS[args.deployment], gpu_memory, weights_8bit=args.weights_8bit, window=args.speculation
-    )
+    plan = plan_memory(DEPLOYMENTS[args.deployment], gpu_memory, weights_8bit=args.weights_8bit)
     print(json.dumps(as_json(plan), indent=2) if args.json else as_text(plan))
     return 0 if plan.fits else 1
 

@@ -42,12 +42,13 @@ def serve(
     Args:
         engines: what runs a stage; the others run on the default engine.
         gpu_memory: GB that it may use, or `auto`.
-        weights_8bit, window: as for `plan_memory`.
+        weights_8bit: as for `plan_memory`.
+        window: tokens that a step of the AR model tries.
 
     Raises:
         CosmosError: it could not be started, or not be kept running.
     """
-    plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit, window=window)
+    plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit)
     require(checkpoint_dir, deployment)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     without = () if deployment.is_video2world else TEXT_STAGES
@@ -73,7 +74,7 @@ def serve(
     )
 
 
-def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool, window: int) -> Plan | None:
+def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Plan | None:
     """The plan, which the log is told; None where there is no GPU and no budget to keep to.
 
     Raises:
@@ -85,7 +86,7 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool, window
     free = free_gpu_memory() if torch.cuda.is_available() else None  # a budget may be tried on a CPU
     if free is not None and gpu_memory != AUTO and budget > free:
         raise StartError(f"--gpu-memory: value {gpu_memory}; accepted: {free:.1f} or less, which is what is free")
-    plan = plan_memory(deployment, budget, weights_8bit=weights_8bit, window=window)
+    plan = plan_memory(deployment, budget, weights_8bit=weights_8bit)
     if not plan.fits:
         hint = "" if weights_8bit else "; less with --weights-8bit, see `cosmos-triton plan`"
         raise StartError(

@@ -10,6 +10,8 @@ from cosmos_triton.export.plan_cli import add_gpu_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.graphs import ENGINES, GRAPHS
 
+MOST_TOKENS = 64  # the widest window that the GPU's attention kernel takes
+
 
 def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
@@ -25,6 +27,15 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
         "--checkpoint-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints"
     )
     add_gpu_memory(parser, without="without a GPU, there is no plan")
+    parser.add_argument(
+        "--speculation",
+        type=_window,
+        default=1,
+        metavar="TOKENS",
+        help=f"speculative decoding: how many tokens the AR model tries at a time, up to {MOST_TOKENS} (default: 1, "
+        "plain decoding). A seed gives the same tokens every time, and in fp32 those of plain decoding; in bf16 "
+        "rounding may pick others. What it gains on trained weights has not been measured",
+    )
     parser.add_argument(
         "--engine",
         action="append",
@@ -46,6 +57,12 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--tritonserver", type=Path, metavar="PATH", help="default: the one on PATH, else the one of `make setup`"
     )
+
+
+def _window(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_TOKENS:
+        raise argparse.ArgumentTypeError(f"value {value}; accepted: 1 to {MOST_TOKENS}")
+    return int(value)
 
 
 def _serve(args: argparse.Namespace) -> int:

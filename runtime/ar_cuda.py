@@ -16,7 +16,7 @@ from cosmos_triton.networks.ar_transformer import ARTransformer, Layer, fuse_pro
 from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_cuda
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
 from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
-from cosmos_triton.runtime.sampling import exponential_noise
+from cosmos_triton.runtime.ar_sampling_cuda import draw_cuda
 
 
 class CudaDecoder(Decoder):
@@ -39,7 +39,7 @@ class CudaDecoder(Decoder):
         network.logits = partial(logits, network)  # type: ignore[method-assign]
         for layer in network.layers:  # the forward alone: hooks see to weights that move
             layer.forward = layer_forward(cast(Layer, layer))
-        self.noise = torch.compile(exponential_noise, dynamic=False)
+        self.draw = draw_cuda
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if not moves:
             self.bring_in()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cosmos_triton.networks.ar_transformer import ARTransformer
 from cosmos_triton.networks.kv_cache import KVCache
-from cosmos_triton.runtime.sampling import exponential_noise, noise_key, sample, token_keys
+from cosmos_triton.runtime.sampling import draw, noise_key, token_keys
 
 PREFILL_CHUNK = 1024
 LENGTH_STEP = 256  # cache rows are read in multiples of this: few shapes, and little read in vain
@@ -63,7 +63,7 @@ class Decoder:
         self.max_window = max_window = max(windows)
         weight = network.norm.weight  # of the activations' dtype, whatever the products are stored in
         self.device = weight.device
-        self.noise = exponential_noise
+        self.draw = draw
         self.cache = KVCache.allocate(config, slots, window=max_window, device=weight.device, dtype=weight.dtype)
 
         def per_slot(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -155,8 +155,8 @@ class Decoder:
         rows = starts[:, None] + torch.arange(window, device=self.device)  # [S, W]
         fed = self.history.gather(1, rows)
         logits = self.network(fed, starts, self.cache, length=length or self.cache.k.shape[3])  # [S, W, V]
-        noise = self.noise(self.noise_keys, rows + 1, self.token_keys)
-        drawn = sample(logits, noise, temperature=self.temperature, top_p=self.top_p)  # [S, W]
+        place = (self.noise_keys, rows + 1, self.token_keys)
+        drawn = self.draw(logits, *place, temperature=self.temperature, top_p=self.top_p)  # [S, W]
         self.history.scatter_(1, rows + 1, drawn)
         right: Tensor | int = 1
         if window > 1:

@@ -14,12 +14,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SUM_BLOCK = 256  # probabilities that are added up in one go
-
 # Constants of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014), as int64.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
+MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def draw(
+    logits: Tensor, keys: Tensor, positions: Tensor, tokens: Tensor, *, temperature: Tensor, top_p: Tensor
+) -> Tensor:
+    """One token for every row of logits [S, W, V]: `sample` with `exponential_noise`, whose arguments these are."""
+    return sample(logits, exponential_noise(keys, positions, tokens), temperature=temperature, top_p=top_p)
 
 
 def sample(logits: Tensor, noise: Tensor, *, temperature: Tensor, top_p: Tensor) -> Tensor:
@@ -46,21 +51,8 @@ def nucleus(logits: Tensor, temperature: Tensor | float, top_p: Tensor | float) 
         top_p: from 0 to 1; likewise.
     """
     probs, order = torch.softmax(logits.float() / temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
-    before = _running_sum(probs) - probs
+    before = probs.cumsum(dim=-1) - probs
     return probs.masked_fill(before > top_p, 0.0), order
-
-
-def _running_sum(x: Tensor) -> Tensor:
-    """Cumulative sum of each row [..., V], in blocks where they fit.
-
-    A GPU adds up one long row in whatever order its parts get done, so that what is kept could differ from one time to
-    the next. Blocks always come to the same, and many rows of them take a tenth of the time.
-    """
-    if x.shape[-1] % SUM_BLOCK:
-        return x.cumsum(dim=-1)
-    within = x.unflatten(-1, (-1, SUM_BLOCK)).cumsum(dim=-1)
-    total = within[..., -1]
-    return (within + (total.cumsum(dim=-1) - total)[..., None]).flatten(-2)
 
 
 def noise_key(seed: int) -> int:
@@ -82,7 +74,7 @@ def exponential_noise(keys: Tensor, positions: Tensor, tokens: Tensor) -> Tensor
         tokens: [V] int64, the `token_keys`.
     """
     place = _mix(keys[:, None] + positions)  # [S, W]
-    bits = (place[..., None] ^ tokens) * _MIX_1  # [S, W, V]; both sides are scrambled, so one product spreads them
+    bits = (place[..., None] ^ tokens) * MIX_1  # [S, W, V]; both sides are scrambled, so one product spreads them
     # The 40 high bits, rounded to fp32: fine steps near 0, where unlikely tokens win, and never 0.
     uniform = (_shift_right(bits, 24).float() + 0.5) * 2.0**-40
     return -torch.log1p(-uniform)
@@ -90,8 +82,8 @@ def exponential_noise(keys: Tensor, positions: Tensor, tokens: Tensor) -> Tensor
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser without its last step, which serves only the low bits: nobody reads those."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    return (x ^ _shift_right(x, 27)) * _MIX_2
+    x = (x ^ _shift_right(x, 30)) * MIX_1
+    return (x ^ _shift_right(x, 27)) * MIX_2
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

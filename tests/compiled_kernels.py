@@ -17,7 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from cosmos_triton.networks.ar_transformer import PRESETS
-from cosmos_triton.runtime import ar_attention_cuda, ar_layer_cuda
+from cosmos_triton.runtime import ar_attention_cuda, ar_layer_cuda, ar_sampling_cuda
+from cosmos_triton.runtime.sampling import MIX_1, MIX_2
 
 CONFIG = PRESETS["12b"]
 CAPABILITIES = (89, 90)  # GPUs with the least shared memory, and those that we have measured on
@@ -38,6 +39,10 @@ def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
             yield f"{rows} rows, {label}", ar_layer_cuda._few_rows, types, constants, 4
     heads = {"HEADS": CONFIG.n_heads, "KV_HEADS": CONFIG.n_kv_heads, "HALF": CONFIG.head_dim // 2, "BLOCK": 64}
     yield "heads", ar_layer_cuda._place_heads, {"rows_ptr": "*i64", "eps": "fp32"}, heads, 1
+    types = {"keys_ptr": "*i64", "positions_ptr": "*i64", "tokens_ptr": "*i64", "drawn_ptr": "*i64"}
+    types |= {"temperature_ptr": "*fp32", "top_p_ptr": "*fp32"}
+    constants = {"V": CONFIG.vocab_size, "MIX_1": MIX_1, "MIX_2": MIX_2, "BLOCK": ar_sampling_cuda.BLOCK}
+    yield "draw", ar_sampling_cuda._draw, types, constants, ar_sampling_cuda.WARPS
     for block_m in (16, 64):
         constants = {"DIM": CONFIG.head_dim, "BLOCK_D": CONFIG.head_dim, "BLOCK_M": block_m}
         constants |= {"BLOCK_N": ar_attention_cuda.BLOCK_N, "SPLIT": ar_attention_cuda.SPLIT}

@@ -22,7 +22,9 @@ from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_
 from cosmos_triton.runtime.ar_cuda import CudaDecoder
 from cosmos_triton.runtime.ar_engine import AREngine
 from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
+from cosmos_triton.runtime.ar_sampling_cuda import draw_cuda
 from cosmos_triton.runtime.int8 import AR_PARTS, quantise
+from cosmos_triton.runtime.sampling import draw, noise_key, token_keys
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
@@ -90,6 +92,24 @@ def test_a_row_does_not_depend_on_the_others(slots: int) -> None:
         elsewhere[slots - 1 - slot] = x[slot]
         moved = layer(elsewhere, window, cache.layer(0), attend_to_cache_cuda)
         assert torch.equal(moved[slots - 1 - slot], together[slot])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
+def test_the_kernel_draws_what_sorting_draws(scale: float) -> None:
+    """Every draw but one in a thousand, where two are as near as rounding."""
+    slots, width, vocab = 16, 32, 64000
+    logits = (scale * torch.randn(slots, width, vocab, device="cuda")).bfloat16()
+    top_p = torch.linspace(0, 1, slots, device="cuda").view(-1, 1, 1)
+    temperature = torch.linspace(0.5, 1.5, slots, device="cuda").view(-1, 1, 1)
+    keys = torch.tensor([noise_key(seed) for seed in range(slots)], device="cuda")
+    positions = torch.arange(width, device="cuda").expand(slots, width)
+    place = (keys, positions, token_keys(vocab, "cuda"))
+    expected = draw(logits, *place, temperature=temperature, top_p=top_p)
+    drawn = draw_cuda(logits, *place, temperature=temperature, top_p=top_p)
+    assert (drawn != expected).sum() <= 1
+    again = draw_cuda(logits, *place, temperature=temperature, top_p=top_p)
+    assert torch.equal(drawn, again)
 
 
 @pytest.fixture(params=["base", "video2world_yarn"])

@@ -11,9 +11,10 @@ import pytest
 import torch
 from test_manifests import AR, MANIFEST, UNUSED
 
-from cosmos_triton.export.footprint_count import LiveBytes, count, subjects
+from cosmos_triton.export.footprint_count import LiveBytes, as_on_a_gpu, count, subjects
 from cosmos_triton.export.footprints import NETWORKS, key_of
 from cosmos_triton.export.memory_plan import LIBRARIES, plan_memory
+from cosmos_triton.runtime.ar_decoder import Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.residency import MovingWeights, Placement
 
@@ -25,6 +26,18 @@ def test_table_is_what_a_run_on_shapes_counts(key: str) -> None:
     deployment, kind = KEYS[key]
     counted = count(subjects(deployment)[kind])
     assert asdict(counted) == asdict(NETWORKS[key])
+
+
+@pytest.mark.parametrize("deployment", ["4b", "13b-video2world"])
+def test_a_prefill_takes_more_than_the_widest_step(deployment: str) -> None:
+    """So the plan need not know the speculation window: 8 slots, 64 tokens each."""
+    subject = subjects(DEPLOYMENTS[deployment])["ar"]
+    with torch.device("meta"):
+        network = subject.build().to("meta", subject.dtype).requires_grad_(False)
+    decoder = as_on_a_gpu(Decoder(network, 8, windows=(64,)))
+    with torch.inference_mode(), LiveBytes() as live:
+        decoder.step(64)
+    assert live.peak < NETWORKS[key_of(DEPLOYMENTS[deployment], "ar")].activations
 
 
 def test_table_has_no_network_that_nothing_uses() -> None:
