@@ -75,9 +75,11 @@ class EngineStats:
 
 
 class AREngine:
-    """Args:
-    decoder: where there are several windows to choose from, each step takes the one that earns the most.
-    max_waiting: requests in the line.
+    """The thread and its waiting line.
+
+    Args:
+        decoder: where it has several windows, each step takes the one that earns the most tokens a second.
+        max_waiting: requests in the line; one more is turned away.
     """
 
     def __init__(self, decoder: Decoder, *, max_waiting: int = 64) -> None:

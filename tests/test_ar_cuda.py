@@ -24,7 +24,9 @@ from cosmos_triton.runtime.ar_engine import AREngine
 from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
 from cosmos_triton.runtime.ar_sampling_cuda import draw_cuda
 from cosmos_triton.runtime.int8 import AR_PARTS, quantise
+from cosmos_triton.runtime.residency import Placement, Residency
 from cosmos_triton.runtime.sampling import draw, noise_key, token_keys
+from cosmos_triton.runtime.stages import READ_FOR_CONTEXT
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
@@ -151,3 +153,26 @@ def test_the_engine_serves_clips_one_step_ahead_of_the_gpu(network: ARTransforme
         assert torch.equal(request.future.result(60), expected)
     engine.close(timeout=60)
     assert engine.stats().finished == 14
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("residency", ["paged", "streamed"])
+@pytest.mark.parametrize("model", ["base", "video2world_yarn"])
+def test_weights_that_come_and_go_give_the_same_tokens(model: str, residency: Residency) -> None:
+    prompt = random_prompt(AR_CONFIGS[model], clip=1, seed=1)
+    resident = CudaDecoder(random_transformer(AR_CONFIGS[model]).to("cuda", torch.bfloat16), 1)
+    fill(resident, 0, prompt)
+    [expected] = run(resident, 1)
+
+    network = random_transformer(AR_CONFIGS[model]).bfloat16()
+    fuse_projections(network)
+    placement = Placement("cuda", residency)
+    placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
+    decoder = CudaDecoder(network, 1, moves=True)
+    decoder.send_away()
+    placement.parts.append(decoder)
+    for _ in range(2):
+        with placement.at_work():
+            fill(decoder, 0, prompt)
+            [tokens] = run(decoder, 1)
+        assert torch.equal(tokens, expected)
