@@ -14,6 +14,9 @@ from cosmos_triton.client.sample_media import write_samples
 from cosmos_triton.export.convert import convert
 from cosmos_triton.export.ports import free_ports
 from cosmos_triton.export.tiny import write_tiny_tree
+from cosmos_triton.export.verify import require
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.errors import CheckpointError
 
 DEPLOYMENT = "tiny-video2world"
 PROMPT = "The camera drives along a country road, past trees and hills, towards the evening sun."
@@ -24,7 +27,7 @@ COMMAND = str(Path(sys.executable).with_name("cosmos-triton"))
 
 
 def main() -> int:
-    if not (CHECKPOINTS / "cosmos-triton.manifest.json").exists():
+    if not are_usable(CHECKPOINTS):
         print("making tiny checkpoints, with random weights")
         write_tiny_tree(CHECKPOINTS)
         convert(CHECKPOINTS)
@@ -37,6 +40,15 @@ def main() -> int:
             print(json.dumps(json.loads(report.read_text()), indent=2))
     print(f"The weights are random, so the videos in {OUTPUTS}/ are noise of the right shape. For worlds: README.md.")
     return 0
+
+
+def are_usable(checkpoints: Path) -> bool:
+    """Whether they are there, and what this version needs: an earlier one may have made them."""
+    try:
+        require(checkpoints, DEPLOYMENTS[DEPLOYMENT])
+    except CheckpointError:
+        return False
+    return True
 
 
 @contextmanager
