@@ -55,7 +55,9 @@ def layer_forward(layer: Layer) -> Callable[..., Tensor]:
 
 
 def logits(network: ARTransformer, hidden: Tensor) -> Tensor:
-    """As `network.logits`, for few rows."""
+    """As `network.logits`."""
+    if hidden.shape[:-1].numel() > MAX_ROWS:
+        return network.output(network.norm(hidden))
     return _product(hidden, network.output, norm=network.norm)
 
 

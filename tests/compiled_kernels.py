@@ -27,6 +27,7 @@ CAPABILITIES = (89, 90)  # GPUs with the least shared memory, and those that we 
 def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
     """Name, kernel, types of arguments that are not bf16 pointers or int32, constants, warps."""
     widths = {"gate": (CONFIG.ffn_dim, CONFIG.dim, True), "down": (CONFIG.dim, CONFIG.ffn_dim, False)}
+    widths["logits"] = (CONFIG.vocab_size, CONFIG.dim, False)
     for (name, (n, k, gated)), eight_bit in product(widths.items(), (False, True)):
         flags = {"K": k, "SCALED": eight_bit, "GATED": gated, "ADDED": not gated}
         types = {"w_ptr": "*i8", "second_ptr": "*i8"} if eight_bit else {}

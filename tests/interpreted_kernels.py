@@ -36,10 +36,11 @@ def largest_error(found: Tensor, expected: Tensor) -> float:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("slots", "width"), [(1, 1), (3, 1), (2, 4), (17, 1)])
+@pytest.mark.parametrize(("slots", "width"), [(1, 1), (3, 1), (2, 4), (17, 1), (3, 45)])
 @pytest.mark.parametrize(("model", "eight_bit"), [("base_yarn", False), ("base", True), ("video2world", False)])
 def test_a_step_through_the_kernels_is_a_step(model: str, eight_bit: bool, slots: int, width: int) -> None:
-    """Logits, and what is written into the cache; one row, several slots, windows, and several blocks of rows."""
+    """Logits, and what is written into the cache; one row, several slots, windows, several blocks of
+    rows, and more rows than the kernels take."""
     network = random_transformer(AR_CONFIGS[model])
     if eight_bit:
         quantise(network, AR_PARTS)
