@@ -52,12 +52,11 @@ from cosmos_triton.export.memory_plan import (
 )
 from cosmos_triton.export.plan_cli import add_gpu_memory
 from cosmos_triton.export.triton_server import ALLOCATOR
-from cosmos_triton.networks.ar_transformer import fuse_projections
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
-from cosmos_triton.runtime.stages import READ_FOR_CONTEXT
+from cosmos_triton.runtime.stages import place_ar_decoder
 
 AR_STEPS = 32
 # GB with nothing and with everything offloaded, from the reference's documentation.
@@ -100,23 +99,10 @@ class Work:
             network = random_network(subject, self.placement.load_device, eight_bit=eight_bit)
             network = network.to(self.placement.load_device)
             if stage.stage == "ar_sampler":
-                fuse_projections(network)
-            self.networks.append(self.placement.put(network, subject.blocks(network), keep=READ_FOR_CONTEXT))
-        if stage.stage == "ar_sampler":
-            self.decoder = self._ar_decoder()
-
-    def _ar_decoder(self) -> Decoder:
-        moves, network = not self.placement.is_resident, self.networks[0]
-        if self.device == "cpu":
-            decoder = Decoder(network, self.stage.slots)
-        else:
-            from cosmos_triton.runtime.ar_cuda import CudaDecoder
-
-            decoder = CudaDecoder(network, self.stage.slots, moves=moves)
-        if moves:
-            decoder.send_away()
-            self.placement.parts.append(decoder)
-        return decoder
+                self.decoder = place_ar_decoder(network, self.placement, stage.slots)
+            else:
+                self.placement.put(network, subject.blocks(network))
+            self.networks.append(network)
 
     def __call__(self) -> None:
         with torch.inference_mode(), self.placement.at_work():
@@ -215,26 +201,26 @@ class StageProcess:
 
 def measure_all(plan: Plan, device: str) -> tuple[list[dict[str, Any]], float]:
     """A row for each stage, and the most that all took together."""
-    on_gpu, rows, held = device != "cpu", [], []
-    used = [used_on_gpu()] if on_gpu else []
+    on_gpu, rows, whole = device != "cpu", [], 0.0
+    used = [used_on_gpu() if on_gpu else 0]
     with ExitStack() as stack:
         processes = []
         for stage in tqdm(plan.stages, desc="stages start and practise"):
             processes.append(StageProcess(plan, stage, device))
             stack.callback(processes[-1].close)
-            used.extend([used_on_gpu()] if on_gpu else [])
+            used.append(used_on_gpu() if on_gpu else 0)
         for number, (stage, process) in enumerate(zip(plan.stages, processes, strict=True)):
             planned, measured = {"held": stage.held, "working": stage.working}, process.measure()
             if on_gpu:
                 measured = {"held": used[number + 1] - used[number], **measured}
-                held.append(measured["used"] - used[0])
+                whole = max(whole, measured["used"] - used[0])
             else:
                 planned = {"held": max(stage.held - CONTEXT, 0), "working": max(stage.working - LIBRARIES, 0)}
                 if stage.slots and not stage.working:  # what a resident sampler works with is in what it holds
                     planned["held"] -= LIBRARIES
             rows.append({"stage": stage.stage, "mode": stage.mode, "planned": planned, "measured": measured})
             say(rows[-1])
-    return rows, max(held, default=0)
+    return rows, whole
 
 
 def say(row: dict[str, Any]) -> None:

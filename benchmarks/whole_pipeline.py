@@ -17,15 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +31,16 @@ from transformers import SiglipConfig
 
 from cosmos_triton.client.sample_media import write_samples
 from cosmos_triton.client.world_client import WorldClient
+from cosmos_triton.export.demo import served
 from cosmos_triton.export.footprint_count import siglip_config
 from cosmos_triton.export.layout import CHECKPOINTS
-from cosmos_triton.export.ports import free_ports
+from cosmos_triton.export.memory_plan import GB
 from cosmos_triton.export.safetensors_writer import write_safetensors
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 
-GB = 10**9
 WITHOUT_TEXT = [name for name, deployment in DEPLOYMENTS.items() if not deployment.is_video2world]
 IN_FP32 = (paths.VIDEO_SAFETY_ENCODER, paths.VIDEO_SAFETY, paths.FACE_DETECTOR)  # of the others: bfloat16
-STOP_SECONDS = 60
 
 
 def write_random_checkpoints(directory: Path, deployment: Deployment) -> None:
@@ -105,24 +99,6 @@ class GpuWatch(threading.Thread):
 
     def restart(self) -> None:
         self.peak_since = 0
-
-
-@contextmanager
-def served(arguments: list[str], log_file: Path) -> Iterator[str]:
-    """A server that is ready, and its gRPC address."""
-    ports = free_ports(3)
-    command = [sys.executable, "-c", "import sys; from cosmos_triton.client.cli import main; sys.exit(main())", "serve"]
-    command += [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
-    with log_file.open("w") as log:
-        server = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=log, text=True)
-    assert server.stdout is not None
-    try:
-        if not server.stdout.readline():
-            raise SystemExit(f"the server did not start:\n{log_file.read_text()[-4000:]}")
-        yield f"127.0.0.1:{ports[1]}"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(STOP_SECONDS)
 
 
 def generate(url: str, clip: Path, seed: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ PROMPT = "The camera drives along a country road, past trees and hills, towards 
 CHECKPOINTS = Path("checkpoints/tiny")
 OUTPUTS = Path("outputs")
 STOP_SECONDS = 60
+LOG_SHOWN = 2000  # characters
 COMMAND = str(Path(sys.executable).with_name("cosmos-triton"))
 
 
@@ -32,7 +33,8 @@ def main() -> int:
         write_tiny_tree(CHECKPOINTS)
         convert(CHECKPOINTS)
     clip, still = write_samples(OUTPUTS / "samples")
-    with served() as url:
+    arguments = ["--deployment", DEPLOYMENT, "--checkpoint-dir", str(CHECKPOINTS)]
+    with served(arguments, OUTPUTS / "server.log") as url:
         for source in (clip, still):
             report = OUTPUTS / f"{source.stem}_{source.suffix[1:]}.json"
             command = [COMMAND, "generate", str(source), "--prompt", PROMPT, "--url", url]
@@ -52,19 +54,19 @@ def are_usable(checkpoints: Path) -> bool:
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """A server that is ready, and its gRPC address; its log goes to outputs/server.log."""
+def served(arguments: list[str], log_file: Path) -> Iterator[str]:
+    """A server that is ready, `cosmos-triton serve` with `arguments`, and its gRPC address; its log goes to a file."""
     ports = free_ports(3)
-    command = [COMMAND, "serve", "--deployment", DEPLOYMENT, "--checkpoint-dir", str(CHECKPOINTS)]
+    command = [COMMAND, "serve", *arguments]
     names = ("http", "grpc", "metrics")
     command += [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
-    with (OUTPUTS / "server.log").open("w") as log:
+    with log_file.open("w") as log:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert server.stdout is not None
     try:
         line = server.stdout.readline()
         if not line:
-            raise SystemExit(f"the server did not start; see {log.name}")
+            raise SystemExit(f"the server did not start; {log_file} ends with:\n{log_file.read_text()[-LOG_SHOWN:]}")
         print(line, end="")
         yield f"127.0.0.1:{ports[1]}"
     finally:

@@ -9,8 +9,7 @@ from cosmos_triton.export.cli import Commands
 from cosmos_triton.export.plan_cli import add_gpu_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.graphs import ENGINES, GRAPHS
-
-MOST_TOKENS = 64  # the widest window that the GPU's attention kernel takes
+from cosmos_triton.runtime.window_policy import MAX_WINDOW
 
 
 def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -32,7 +31,7 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
         type=_window,
         default=1,
         metavar="TOKENS",
-        help=f"speculative decoding: how many tokens the AR model tries at a time, up to {MOST_TOKENS} (default: 1, "
+        help=f"speculative decoding: how many tokens the AR model tries at a time, up to {MAX_WINDOW} (default: 1, "
         "plain decoding). A seed gives the same tokens every time, and in fp32 those of plain decoding; in bf16 "
         "rounding may pick others. What it gains on trained weights has not been measured",
     )
@@ -60,8 +59,8 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _window(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= MOST_TOKENS:
-        raise argparse.ArgumentTypeError(f"value {value}; accepted: 1 to {MOST_TOKENS}")
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_WINDOW:
+        raise argparse.ArgumentTypeError(f"value {value}; accepted: 1 to {MAX_WINDOW}")
     return int(value)
 
 

@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from cosmos_triton.networks.kv_cache import Window, attend_to_cache
+from cosmos_triton.runtime.window_policy import MAX_WINDOW
 
-MAX_WINDOW = 64  # a longer window is a prefill, which has work enough for one pass
 SPLIT = 256  # cache rows for one program
 BLOCK_N = 64  # of them at a time
 

@@ -13,10 +13,20 @@ from typing import cast
 import torch
 
 from cosmos_triton.networks.ar_transformer import ARTransformer, Layer, fuse_projections
-from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_cuda
+from cosmos_triton.runtime.ar_attention_cuda import attend_to_cache_cuda
 from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
 from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
 from cosmos_triton.runtime.ar_sampling_cuda import draw_cuda
+from cosmos_triton.runtime.window_policy import MAX_WINDOW
+
+
+def use_kernels(network: ARTransformer) -> None:
+    """Have the kernels for few rows do what the network's own code does for them."""
+    fuse_projections(network)
+    network.attend, network.unmasked = attend_to_cache_cuda, MAX_WINDOW
+    network.logits = partial(logits, network)  # type: ignore[method-assign]
+    for layer in network.layers:  # the forward alone: hooks see to weights that move
+        layer.forward = layer_forward(cast(Layer, layer))
 
 
 class CudaDecoder(Decoder):
@@ -34,11 +44,7 @@ class CudaDecoder(Decoder):
         super().__init__(network, slots, windows=windows)
         self._under_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
         self._last_known = self.known.tolist()
-        fuse_projections(network)
-        network.attend, network.unmasked = attend_to_cache_cuda, MAX_WINDOW
-        network.logits = partial(logits, network)  # type: ignore[method-assign]
-        for layer in network.layers:  # the forward alone: hooks see to weights that move
-            layer.forward = layer_forward(cast(Layer, layer))
+        use_kernels(network)
         self.draw = draw_cuda
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if not moves:

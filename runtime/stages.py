@@ -36,6 +36,23 @@ Network = TypeVar("Network", bound=nn.Module)
 READ_FOR_CONTEXT = ("cross_attention.wk", "cross_attention.wv", "cross_attention.k_norm")
 
 
+def place_ar_decoder(network: ARTransformer, placement: Placement, slots: int, window: int = 1) -> Decoder:
+    """The decoder of a network that is on the placement's `load_device`; the placement moves what moves of both."""
+    fuse_projections(network)
+    placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
+    moves = not placement.is_resident
+    if placement.device == "cpu":
+        decoder = Decoder(network, slots, windows=(window,))
+    else:
+        from cosmos_triton.runtime.ar_cuda import CudaDecoder  # needs Triton, the compiler
+
+        decoder = CudaDecoder(network, slots, windows=(window,), moves=moves)
+    if moves:
+        decoder.send_away()
+        placement.parts.append(decoder)
+    return decoder
+
+
 @dataclass(frozen=True, slots=True)
 class Stages:
     """Loads what a stage runs. Networks run in bf16 on a GPU and in fp32 on a CPU.
@@ -93,19 +110,7 @@ class Stages:
         """
         config = ar_transformer.PRESETS[self.deployment.ar_preset]
         network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_PARTS)
-        fuse_projections(network)
-        self.placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
-        moves = not self.placement.is_resident
-        if self.device == "cpu":
-            decoder = Decoder(network, slots, windows=(window,))
-        else:
-            from cosmos_triton.runtime.ar_cuda import CudaDecoder  # needs Triton, the compiler
-
-            decoder = CudaDecoder(network, slots, windows=(window,), moves=moves)
-        if moves:
-            decoder.send_away()
-            self.placement.parts.append(decoder)
-        return decoder
+        return place_ar_decoder(network, self.placement, slots, window)
 
     def diffusion_decoder(self) -> DiffusionDecoder:
         config = diffusion_transformer.PRESETS[self.deployment.diffusion_decoder]

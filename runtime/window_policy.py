@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_WINDOW = 64  # the longest window of a step; what is longer is a prefill, and has work enough for one pass
 SMOOTHING = 0.05  # weight of the newest observation
 CURIOSITY = 1.002  # growth of an estimate for each step in which its window is not tried
 

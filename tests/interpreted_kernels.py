@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from tiny_models import AR_CONFIGS, random_tokens, random_transformer
 from torch import Tensor
 
-from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.networks.ar_transformer import fuse_projections
 from cosmos_triton.networks.kv_cache import KVCache
-from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_cuda
-from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
+from cosmos_triton.runtime.ar_cuda import use_kernels
 from cosmos_triton.runtime.ar_sampling_cuda import draw_cuda
 from cosmos_triton.runtime.int8 import AR_PARTS, quantise
 from cosmos_triton.runtime.sampling import draw, noise_key, token_keys
-
-
-def with_kernels(network: ARTransformer) -> ARTransformer:
-    """As CudaDecoder prepares it."""
-    network.attend, network.unmasked = attend_to_cache_cuda, MAX_WINDOW
-    network.logits = partial(logits, network)  # type: ignore[method-assign]
-    for layer in network.layers:
-        layer.forward = layer_forward(layer)  # type: ignore[arg-type]
-    return network
 
 
 def copied(cache: KVCache) -> KVCache:
@@ -54,7 +42,8 @@ def test_a_step_through_the_kernels_is_a_step(model: str, eight_bit: bool, slots
     starts = 7 + 3 * torch.arange(slots)
     tokens = random_tokens(config, slots * width).view(slots, width)
     expected = network(tokens, starts, cache, length=cache.k.shape[3])
-    found = with_kernels(network)(tokens, starts, other, length=other.k.shape[3])
+    use_kernels(network)
+    found = network(tokens, starts, other, length=other.k.shape[3])
     assert largest_error(found, expected) < 1e-5
     for ours, theirs in zip(other.tensors, cache.tensors, strict=True):
         if ours is not None and theirs is not None:

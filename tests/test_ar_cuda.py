@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import cast
 
 import pytest
@@ -18,15 +17,15 @@ from torch import Tensor
 
 from cosmos_triton.networks.ar_transformer import PRESETS, ARTransformer, Layer, fuse_projections
 from cosmos_triton.networks.kv_cache import KVCache, Window, attend_to_cache
-from cosmos_triton.runtime.ar_attention_cuda import MAX_WINDOW, attend_to_cache_cuda
-from cosmos_triton.runtime.ar_cuda import CudaDecoder
+from cosmos_triton.runtime.ar_attention_cuda import attend_to_cache_cuda
+from cosmos_triton.runtime.ar_cuda import CudaDecoder, use_kernels
 from cosmos_triton.runtime.ar_engine import AREngine
-from cosmos_triton.runtime.ar_layer_cuda import layer_forward, logits
+from cosmos_triton.runtime.ar_layer_cuda import layer_forward
 from cosmos_triton.runtime.ar_sampling_cuda import draw_cuda
 from cosmos_triton.runtime.int8 import AR_PARTS, quantise
 from cosmos_triton.runtime.residency import Placement, Residency
 from cosmos_triton.runtime.sampling import draw, noise_key, token_keys
-from cosmos_triton.runtime.stages import READ_FOR_CONTEXT
+from cosmos_triton.runtime.stages import place_ar_decoder
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
@@ -69,9 +68,7 @@ def test_a_layer_of_full_width_is_the_plain_one(
     starts = torch.randint(2000, (slots,), device="cuda")
     tokens = torch.randint(1000, (slots, width), device="cuda")
     expected = network(tokens, starts, cache, length=3000)
-    network.attend, network.unmasked = attend_to_cache_cuda, MAX_WINDOW
-    network.logits = partial(logits, network)  # type: ignore[method-assign]
-    network.layers[0].forward = layer_forward(cast(Layer, network.layers[0]))
+    use_kernels(network)
     found = network(tokens, starts, cache, length=3000)
     assert ((found - expected).float().norm() / expected.float().norm()).item() < tolerance
 
@@ -164,13 +161,9 @@ def test_weights_that_come_and_go_give_the_same_tokens(model: str, residency: Re
     fill(resident, 0, prompt)
     [expected] = run(resident, 1)
 
-    network = random_transformer(AR_CONFIGS[model]).bfloat16()
-    fuse_projections(network)
     placement = Placement("cuda", residency)
-    placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
-    decoder = CudaDecoder(network, 1, moves=True)
-    decoder.send_away()
-    placement.parts.append(decoder)
+    decoder = place_ar_decoder(random_transformer(AR_CONFIGS[model]).bfloat16(), placement, slots=1)
+    assert isinstance(decoder, CudaDecoder)
     for _ in range(2):
         with placement.at_work():
             fill(decoder, 0, prompt)

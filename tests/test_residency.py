@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from cosmos_triton.networks import diffusion_transformer, text_encoder, tokenizer
-from cosmos_triton.networks.ar_transformer import fuse_projections
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
 from cosmos_triton.networks.tokenizer import DiscreteDecoder
-from cosmos_triton.runtime.ar_decoder import Decoder
 from cosmos_triton.runtime.int8 import AR_PARTS, quantise
 from cosmos_triton.runtime.residency import MovingWeights, Placement, Residency
-from cosmos_triton.runtime.stages import READ_FOR_CONTEXT
+from cosmos_triton.runtime.stages import place_ar_decoder
 
 
 def ids(network: nn.Module) -> Tensor:
@@ -107,11 +105,7 @@ def test_a_clip_has_the_same_tokens_wherever_the_ar_models_weights_are(
             network = random_transformer(AR_CONFIGS[name])
             if eight_bit:
                 quantise(network, AR_PARTS)
-            fuse_projections(network)
-            placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
-            decoder = Decoder(network, 2)
-        if not placement.is_resident:
-            placement.parts.append(decoder)
+            decoder = place_ar_decoder(network, placement, slots=2)
         for _ in range(2):
             with placement.at_work():
                 for _ in decoder.prefill(1, random_prompt(network.config)):
