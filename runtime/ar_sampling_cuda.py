@@ -51,57 +51,53 @@ def _draw(
 
     peak = tl.full([BLOCK], float("-inf"), tl.float32)
     for first in range(0, V, BLOCK):
-        peak = tl.maximum(peak, _scaled(row_ptr, first, temperature, V, BLOCK))
-    top = tl.max(peak, 0)
-    weight = tl.zeros([BLOCK], tl.float32)
-    for first in range(0, V, BLOCK):
-        weight += tl.exp(_scaled(row_ptr, first, temperature, V, BLOCK) - top)
-    total = tl.sum(weight, 0)
+        peak = tl.maximum(peak, _logits(row_ptr, first + tl.arange(0, BLOCK), V))
+    top = tl.max(peak, 0) / temperature
 
-    # A token that is not in the nucleus, and its probability: nothing behind it is. At first there is none.
-    limit, limit_token = tl.full([], -1.0, tl.float32), tl.full([], V, tl.int32)
+    # A token that is not in the nucleus, and its logit: nothing behind it is. At first there is none.
+    limit, limit_token = tl.full([], float("-inf"), tl.float32), tl.full([], V, tl.int32)
     chosen = tl.full([], -1, tl.int32)
     while chosen < 0:
         best = tl.full([BLOCK], -1.0, tl.float32)
         best_token = tl.zeros([BLOCK], tl.int32)
-        best_p = tl.zeros([BLOCK], tl.float32)
+        best_logit = tl.zeros([BLOCK], tl.float32)
         for first in range(0, V, BLOCK):
             token = first + tl.arange(0, BLOCK)
-            p = _probabilities(row_ptr, first, temperature, top, total, V, BLOCK)
-            candidate = (token < V) & ((p > limit) | ((p == limit) & (token < limit_token)))
+            logit = _logits(row_ptr, token, V)
             key = tl.load(tokens_ptr + token, mask=token < V, other=0)
             uniform = (_shift_right((place ^ key) * MIX_1, 24).to(tl.float32) + 0.5) * (2.0**-40)
-            score = tl.where(candidate, p / _exponential(uniform), -1.0)
-            better = score > best
-            best, best_p = tl.where(better, score, best), tl.where(better, p, best_p)
+            score = tl.exp(logit / temperature - top) / _exponential(uniform)
+            better = (score > best) & _before(logit, token, limit, limit_token)
+            best, best_logit = tl.where(better, score, best), tl.where(better, logit, best_logit)
             best_token = tl.where(better, token, best_token)
-        lane = tl.argmax(best, 0)
-        is_lane = tl.arange(0, BLOCK) == lane
-        token = tl.sum(tl.where(is_lane, best_token, 0), 0)
-        p_token = tl.sum(tl.where(is_lane, best_p, 0.0), 0)
+        is_best = tl.arange(0, BLOCK) == tl.argmax(best, 0)
+        limit_token = tl.sum(tl.where(is_best, best_token, 0), 0)
+        limit = tl.sum(tl.where(is_best, best_logit, 0.0), 0)
 
-        before = tl.zeros([BLOCK], tl.float32)
+        before, total = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
         for first in range(0, V, BLOCK):
-            other = first + tl.arange(0, BLOCK)
-            p = _probabilities(row_ptr, first, temperature, top, total, V, BLOCK)
-            before += tl.where((p > p_token) | ((p == p_token) & (other < token)), p, 0.0)
-        found = (tl.sum(before, 0) <= top_p) | (tl.max(best, 0) < 0)  # the second where logits are no numbers
-        chosen = tl.where(found, token, -1)
-        limit, limit_token = p_token, token
+            token = first + tl.arange(0, BLOCK)
+            logit = _logits(row_ptr, token, V)
+            p = tl.exp(logit / temperature - top)
+            total += p
+            before += tl.where(_before(logit, token, limit, limit_token), p, 0.0)
+        # Where logits are no numbers, no sum is above another, and the search ends.
+        dropped = tl.sum(before, 0) > top_p * tl.sum(total, 0)
+        chosen = tl.where(dropped, -1, limit_token)
     tl.store(drawn_ptr + at, chosen.to(tl.int64))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _scaled(row_ptr, first, temperature, V: tl.constexpr, BLOCK: tl.constexpr):
-    """A block of logits over the temperature; -inf behind the last one."""
-    token = first + tl.arange(0, BLOCK)
-    return tl.load(row_ptr + token, mask=token < V, other=float("-inf")).to(tl.float32) / temperature
+def _logits(row_ptr, token, V: tl.constexpr):
+    """Of a block of tokens; -inf behind the last one."""
+    return tl.load(row_ptr + token, mask=token < V, other=float("-inf")).to(tl.float32)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _probabilities(row_ptr, first, temperature, top, total, V: tl.constexpr, BLOCK: tl.constexpr):
-    """Of a block of tokens; the same numbers each time."""
-    return tl.exp(_scaled(row_ptr, first, temperature, V, BLOCK) - top) / total
+@triton.jit
+def _before(logit, token, limit, limit_token):
+    """Whether a token comes before another in falling order. By their logits: those are the same numbers in each pass,
+    which cannot be said of what is computed from them."""
+    return (logit > limit) | ((logit == limit) & (token < limit_token))
 
 
 @triton.jit
