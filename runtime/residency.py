@@ -15,6 +15,8 @@ work the buffer's storage has no bytes, and the weights must not be touched.
 
 from __future__ import annotations
 
+import mmap
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -160,7 +162,7 @@ class Packed:
     def __init__(self, tensors: Sequence[Tensor], device: str) -> None:
         self._runs = _runs(tensors)
         self.nbytes = sum(run.room for run in self._runs)
-        self.host = torch.empty(self.nbytes, dtype=torch.uint8)
+        self.host = _whole_pages(self.nbytes)
         offset = 0
         for run in self._runs:
             self.host[offset : offset + run.nbytes] = run.content()
@@ -308,7 +310,16 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
         return nn.Identity()
 
 
+def _whole_pages(nbytes: int) -> Tensor:
+    """Bytes on the host; nothing else lies in their pages, which are what is pinned."""
+    pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.uint8, count=max(nbytes, 1))[:nbytes]
+
+
 def _pin(host: Tensor) -> None:
-    """Lock memory where it is; the allocator for pinned memory would round it up to a power of two."""
+    """Lock memory where it is, as long as it is there; the allocator for pinned memory would round it up to a power of
+    two."""
     if host.numel():
-        torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)))
+        cudart = torch.cuda.cudart()
+        torch.cuda.check_error(int(cudart.cudaHostRegister(host.data_ptr(), host.nbytes, 0)))
+        weakref.finalize(host, cudart.cudaHostUnregister, host.data_ptr()).atexit = False
