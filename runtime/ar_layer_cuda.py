@@ -2,7 +2,7 @@
 
 A step then multiplies every weight by a handful of rows and does next to nothing else. It takes as long as the weights
 and the KV cache take to arrive, plus what is lost between kernels. So each weight is read once, at the speed of memory,
-and what lies between two products happens within them: seven kernels a layer, nine where there are several rows.
+and what lies between two products happens within them or in a kernel of its own: nine a layer.
 
 A row's result does not depend on the other rows, nor on how many steps led to it.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -23,10 +24,7 @@ from cosmos_triton.networks.kv_cache import CacheAttention, LayerCache, Window
 from cosmos_triton.runtime.int8 import Int8Linear
 
 MAX_ROWS = 128  # from some 200 on arithmetic takes longer than the weights, and the library's products are better
-ONE_ROW_N, ONE_ROW_K = (
-    2,
-    2048,
-)  # piece of a weight that a program takes at a time; of ten tried on an H200 among the fastest
+ONE_ROW_N, ONE_ROW_K = 1, 2048  # piece of a weight that a program takes at a time; on an H200 the fastest of eight
 PROGRAMS = 192  # more than today's GPUs have multiprocessors
 STAGES, STAGE_BYTES = 4, 24 * 1024  # of shared memory: the GPUs that have least of it give a program 99 KB
 
@@ -41,14 +39,15 @@ def layer_forward(layer: Layer) -> Callable[..., Tensor]:
         attention, feed_forward = layer.attention, layer.feed_forward
         if window.absolute is not None:
             x = x + window.absolute
-        q = _project(attention, layer.attention_norm, x, window, cache)
+        q = _project(attention, _norm(x, layer.attention_norm), window, cache)
         x = _product(_rows(attend(q, cache.k, cache.v, window)), attention.wo, add=x)
         if cache.cross_k is not None and cache.cross_v is not None:
             cross = layer.cross_attention
-            q = cross.group(cross.q_norm(cross.split(_product(x, cross.wq, norm=layer.cross_attention_norm))))
+            q = _product(_norm(x, layer.cross_attention_norm), cross.wq)
+            q = cross.group(_norm(cross.split(q), cross.q_norm))
             out = F.scaled_dot_product_attention(q.flatten(2, 3), cache.cross_k, cache.cross_v)
             x = _product(_rows(out.unflatten(2, q.shape[2:4])), cross.wo, add=x)
-        hidden = _product(x, feed_forward.w1, gated=feed_forward.w3, norm=layer.ffn_norm)
+        hidden = _product(_norm(x, layer.ffn_norm), feed_forward.w1, gated=feed_forward.w3)
         return _product(hidden, feed_forward.w2, add=x)
 
     return forward
@@ -58,7 +57,7 @@ def logits(network: ARTransformer, hidden: Tensor) -> Tensor:
     """As `network.logits`."""
     if hidden.shape[:-1].numel() > MAX_ROWS:
         return network.output(network.norm(hidden))
-    return _product(hidden, network.output, norm=network.norm)
+    return _product(_norm(hidden, network.norm), network.output)
 
 
 def _rows(out: Tensor) -> Tensor:
@@ -66,17 +65,25 @@ def _rows(out: Tensor) -> Tensor:
     return out.permute(0, 3, 1, 2, 4).flatten(2)
 
 
-def _project(attention: Attention, norm: RMSNorm, x: Tensor, window: Window, cache: LayerCache) -> Tensor:
+def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
+    """As `norm(x)`, x [..., K]."""
+    x, out, k = x.contiguous(), torch.empty_like(x), x.shape[-1]
+    grid, block = (x.shape[:-1].numel(),), triton.next_power_of_2(k)
+    _norm_row[grid](x, norm.weight, out, norm.eps, K=k, BLOCK=block, num_warps=8)
+    return out
+
+
+def _project(attention: Attention, x: Tensor, window: Window, cache: LayerCache) -> Tensor:
     """Writes the window's keys and values into the cache; returns its queries [S, J, G, W, D]."""
     slots, width, _ = x.shape
     heads, kv_heads, dim = attention.heads, attention.kv_heads, attention.head_dim
     qkv = x.new_empty(slots, width, (heads + 2 * kv_heads) * dim)
     if attention.fused is not None:
-        _product(x, attention.fused, norm=norm, out=qkv)
+        _product(x, attention.fused, out=qkv)
     else:
         parts = qkv.split((heads * dim, kv_heads * dim, kv_heads * dim), dim=-1)
         for part, projection in zip(parts, (attention.wq, attention.wk, attention.wv), strict=True):
-            _product(x, projection, norm=norm, out=part)
+            _product(x, projection, out=part)
     q = x.new_empty(slots, kv_heads, heads // kv_heads, width, dim)
     _place_heads[(slots * width, heads + 2 * kv_heads)](
         qkv, attention.q_norm.weight, attention.k_norm.weight, window.cos, window.sin, window.rows,
@@ -90,12 +97,11 @@ def _product(
     x: Tensor,
     matrix: Tensor | nn.Module,
     *,
-    norm: RMSNorm | None = None,
     gated: nn.Module | None = None,
     add: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """x [S, W, K], through `norm`, times a linear layer's weight [N, K] -> [S, W, N], of x's dtype.
+    """x [S, W, K] times a linear layer's weight [N, K] -> [S, W, N], of x's dtype.
 
     Args:
         gated: a second layer: the result is silu(first) * second.
@@ -105,18 +111,13 @@ def _product(
     weight, scale = _weight(matrix)
     second, second_scale = (weight, scale) if gated is None else _weight(gated)
     (n, k), m = weight.shape, x.shape[:-1].numel()
-    if norm is not None and m > 1:  # tensor cores take their input as it lies in memory
-        x, norm = F.rms_norm(x, (k,), norm.weight, norm.eps), None
     out = x.new_empty(*x.shape[:-1], n) if out is None else out
     x = x.contiguous()
-    pointers = (x, weight, scale, second, second_scale, norm.weight if norm else x, x if add is None else add, out)
+    pointers = (x, weight, scale, second, second_scale, x if add is None else add, out)
     flags = {"SCALED": scale is not weight, "GATED": gated is not None, "ADDED": add is not None}
     if m == 1:
-        eps = norm.eps if norm else 0.0
-        _one_row[(triton.cdiv(n, ONE_ROW_N),)](
-            *pointers, n, eps, K=k, NORMED=norm is not None, **flags,
-            BLOCK_N=ONE_ROW_N, BLOCK_K=ONE_ROW_K, num_warps=8,
-        )  # fmt: skip
+        grid = (triton.cdiv(n, ONE_ROW_N),)
+        _one_row[grid](*pointers, n, K=k, **flags, BLOCK_N=ONE_ROW_N, BLOCK_K=ONE_ROW_K, num_warps=8)
         return out
     tile = few_rows_tile(m, n, gated=gated is not None, itemsize=x.dtype.itemsize)
     grid = (triton.cdiv(n, tile["BLOCK_N"]),)
@@ -145,9 +146,20 @@ def _weight(matrix: Tensor | nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _norm_row(x_ptr, weight_ptr, out_ptr, eps, K: tl.constexpr, BLOCK: tl.constexpr):
+    k, at = tl.arange(0, BLOCK), tl.program_id(0) * K
+    in_k = k < K
+    x = tl.load(x_ptr + at + k, mask=in_k, other=0.0)
+    x32 = x.to(tl.float32)
+    factor = tl.rsqrt(tl.sum(x32 * x32, 0) / K + eps)
+    out = (x32 * factor).to(x.dtype) * tl.load(weight_ptr + k, mask=in_k, other=0.0)
+    tl.store(out_ptr + at + k, out, mask=in_k)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _one_row(
-    x_ptr, w_ptr, scale_ptr, second_ptr, second_scale_ptr, norm_ptr, add_ptr, out_ptr, n, eps,
-    K: tl.constexpr, NORMED: tl.constexpr, SCALED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
+    x_ptr, w_ptr, scale_ptr, second_ptr, second_scale_ptr, add_ptr, out_ptr, n,
+    K: tl.constexpr, SCALED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_N outputs of one row."""
@@ -156,31 +168,23 @@ def _one_row(
     row = output[:, None].to(tl.int64) * K
     total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     second = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    squares = tl.zeros([BLOCK_K], tl.float32)
     for first in tl.range(0, K, BLOCK_K, num_stages=1):
         k = first + tl.arange(0, BLOCK_K)
         in_k = k < K
         here = in_n[:, None] & in_k[None, :]
         x = tl.load(x_ptr + k, mask=in_k, other=0.0).to(tl.float32)
-        if NORMED:
-            squares += x * x
-            x *= tl.load(norm_ptr + k, mask=in_k, other=0.0).to(tl.float32)
         total += tl.load(w_ptr + row + k[None, :], mask=here, other=0.0).to(tl.float32) * x[None, :]
         if GATED:
             second += tl.load(second_ptr + row + k[None, :], mask=here, other=0.0).to(tl.float32) * x[None, :]
     y = tl.sum(total, 1)
     z = tl.sum(second, 1)
-    if NORMED:
-        factor = tl.rsqrt(tl.sum(squares, 0) / K + eps)
-        y *= factor
-        z *= factor
     _finish(y, z, scale_ptr + output, second_scale_ptr + output, add_ptr + output, out_ptr + output, in_n,
             SCALED, GATED, ADDED)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["m"])  # type: ignore[untyped-decorator]
 def _few_rows(
-    x_ptr, w_ptr, scale_ptr, second_ptr, second_scale_ptr, norm_ptr, add_ptr, out_ptr, m, n, out_stride,
+    x_ptr, w_ptr, scale_ptr, second_ptr, second_scale_ptr, add_ptr, out_ptr, m, n, out_stride,
     K: tl.constexpr, SCALED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip

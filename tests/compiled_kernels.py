@@ -32,12 +32,14 @@ def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
         flags = {"K": k, "SCALED": eight_bit, "GATED": gated, "ADDED": not gated}
         types = {"w_ptr": "*i8", "second_ptr": "*i8"} if eight_bit else {}
         label = f"{name}{' int8' if eight_bit else ''}"
-        one = {"NORMED": gated, "BLOCK_N": ar_layer_cuda.ONE_ROW_N, "BLOCK_K": ar_layer_cuda.ONE_ROW_K}
-        yield f"one row, {label}", ar_layer_cuda._one_row, types | {"eps": "fp32"}, flags | one, 8
+        one = {"BLOCK_N": ar_layer_cuda.ONE_ROW_N, "BLOCK_K": ar_layer_cuda.ONE_ROW_K}
+        yield f"one row, {label}", ar_layer_cuda._one_row, types, flags | one, 8
         for rows in (8, ar_layer_cuda.MAX_ROWS):
             tile = ar_layer_cuda.few_rows_tile(rows, n, gated=gated, itemsize=2)
             constants = flags | tile | {"STAGES": ar_layer_cuda.STAGES}
             yield f"{rows} rows, {label}", ar_layer_cuda._few_rows, types, constants, 4
+    norm = {"K": CONFIG.dim, "BLOCK": triton.next_power_of_2(CONFIG.dim)}
+    yield "norm", ar_layer_cuda._norm_row, {"eps": "fp32"}, norm, 8
     heads = {"HEADS": CONFIG.n_heads, "KV_HEADS": CONFIG.n_kv_heads, "HALF": CONFIG.head_dim // 2, "BLOCK": 64}
     yield "heads", ar_layer_cuda._place_heads, {"rows_ptr": "*i64", "eps": "fp32"}, heads, 1
     types = {"keys_ptr": "*i64", "positions_ptr": "*i64", "tokens_ptr": "*i64", "drawn_ptr": "*i64"}
