@@ -15,6 +15,7 @@ contexts, libraries and the server itself.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import tempfile
@@ -102,8 +103,10 @@ class GpuWatch(threading.Thread):
 
 
 def generate(url: str, clip: Path, seed: int) -> dict[str, Any]:
+    """The report, with the hash of the video."""
     with WorldClient(url) as client:
-        return client.generate(clip, seed=seed).report
+        world = client.generate(clip, seed=seed)
+    return world.report | {"video_sha256": hashlib.sha256(world.video).hexdigest()}
 
 
 def main() -> None:
@@ -134,9 +137,10 @@ def main() -> None:
                 began = time.monotonic()
                 reports = list(pool.map(lambda seed: generate(url, clip, seed), seeds))
                 seconds = time.monotonic() - began
-                digests.add(reports[0]["tokens_sha256"])
+                tokens, video = (reports[0][f"{name}_sha256"] for name in ("tokens", "video"))
+                digests.add(tokens)
                 print(f"{name}: {len(reports)} in {seconds:.1f} s; {watch.peak_since / GB:.2f} GB in use at most")
-                print(f"  {json.dumps(reports[0]['seconds'])}", flush=True)
+                print(f"  {json.dumps(reports[0]['seconds'])}; tokens {tokens[:8]}, video {video[:8]}", flush=True)
             watch.over.set()
         print(f"the whole: {watch.peak / GB:.2f} GB in use at most; planned: {planned}")
         if len(digests) != 1:

@@ -46,8 +46,8 @@ NETWORKS: dict[str, Network] = {
         weights_8bit=4284429312,
         block_8bit=218206720,
     ),
-    "discrete_encoder dv8x16x16": Network(weights=91074316, activations=604241920, flops=1628174745600),
-    "discrete_decoder dv8x16x16": Network(weights=130722272, activations=1552506880, flops=9645229178880),
+    "discrete_encoder dv8x16x16": Network(weights=91074316, activations=646184960, flops=1628174745600),
+    "discrete_decoder dv8x16x16": Network(weights=130722272, activations=1594449920, flops=9645229178880),
     "diffusion 7b-decoder": Network(
         weights=14474514432,
         activations=3402350632,
@@ -57,7 +57,7 @@ NETWORKS: dict[str, Network] = {
         weights_8bit=7315732480,
         block_8bit=256035328,
     ),
-    "continuous_decoder cv8x8x8": Network(weights=125477664, activations=2571634176, flops=21276571729920),
+    "continuous_decoder cv8x8x8": Network(weights=125477664, activations=2613577216, flops=21276571729920),
     "siglip siglip-so400m": Network(
         weights=1712908232, activations=387339264, flops=22121432847360, block=60958016, blocks=27
     ),

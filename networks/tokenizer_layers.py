@@ -22,8 +22,8 @@ QUERIES = 1024  # pixels of a frame that attend at a time: no fused kernel takes
 
 
 def repeat_first_frame(x: Tensor, times: int) -> Tensor:
-    """[B, C, T, H, W] -> [B, C, times + T, H, W]."""
-    return torch.cat([x[:, :, :1].expand(-1, -1, times, -1, -1), x], dim=2)
+    """[B, C, T, H, W] -> [B, C, times + T, H, W], in x's memory format."""
+    return torch.cat([x[:, :, :1]] * times + [x], dim=2)
 
 
 class CausalConv(nn.Module):
@@ -53,6 +53,10 @@ class CausalConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.leading_frames:
             x = repeat_first_frame(x, self.leading_frames)
+        if not x.is_cpu:
+            # In this format a GPU's convolutions need no workspace. In the other they do, and where there is no room for
+            # it, others are taken that round differently: a clip's tokens would depend on how much memory is free.
+            x = x.contiguous(memory_format=torch.channels_last_3d)
         return self.conv3d(x)
 
 

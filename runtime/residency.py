@@ -90,7 +90,7 @@ class Placement:
 
 def limit_gpu_memory(nbytes: int) -> None:
     """Let this process have no more of the GPU's memory. At the limit it first uses again what lies idle in its
-    allocator, and computes convolutions with less workspace; then it fails."""
+    allocator; then it fails."""
     torch.cuda.set_per_process_memory_fraction(min(nbytes / torch.cuda.mem_get_info()[1], 1.0))
 
 

@@ -85,6 +85,26 @@ def test_keys_and_shapes_are_those_of_the_released_file(file: str, preset: str, 
     assert {key: list(tensor.shape) for key, tensor in ours.items()} == {key: spec[0] for key, spec in released.items()}
 
 
+@pytest.mark.parametrize("preset", ["dv8x16x16", "cv8x8x8"])
+def test_convolutions_on_a_gpu_get_the_format_that_needs_no_workspace(preset: str) -> None:
+    """In the other one, what comes out depends on how much memory is free."""
+    config = PRESETS[preset]
+    formats = []
+
+    def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last_3d))
+
+    with torch.device("meta"):
+        video = torch.empty(1, 3, 17, 64, 96)
+        encoder, decoder = ContinuousEncoder(config), ContinuousDecoder(config)
+        for module in (*encoder.modules(), *decoder.modules()):
+            if isinstance(module, nn.Conv3d):
+                module.register_forward_pre_hook(note)
+        decoder(encoder(video))
+    assert len(formats) > 100
+    assert all(formats)
+
+
 @pytest.mark.parametrize("frames", [1, 9])
 def test_input_frames_alone_give_the_tokens_of_the_padded_clip(discrete_encoder: DiscreteEncoder, frames: int) -> None:
     clip = smooth_video(33)
