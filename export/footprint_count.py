@@ -116,30 +116,44 @@ def count(subject: Subject) -> Network:
     with torch.device("meta"):
         network = subject.build().to("meta", subject.dtype).requires_grad_(False).eval()
     largest, number = _blocks(subject.blocks(network))
-    flops = FlopCounterMode(display=False)
-    with torch.inference_mode(), LiveBytes() as live, flops, _fused_attention(flops):
-        subject.run(network, partial(torch.zeros, device="meta"), 1)
-    footprint = Network(
-        weights=_held(network), block=largest, blocks=number, activations=live.peak, flops=flops.get_total_flops()
-    )
+    slot = 0
     if subject.kv_cache:
         cache = KVCache.allocate(subject.kv_cache, 1, device="meta", dtype=subject.dtype)
         slot = sum(t.nbytes for t in (cache.k, cache.v, cache.cross_k, cache.cross_v) if t is not None)
-        footprint = replace(
-            footprint,
-            kv_slot=slot,
-            clip_tokens=subject.kv_cache.clip_tokens,
-            activations=footprint.activations - slot,
-        )
+    alive, flops = _run(subject, network)
+    footprint = Network(
+        weights=_held(network),
+        block=largest,
+        blocks=number,
+        activations=alive - slot,
+        flops=flops,
+        kv_slot=slot,
+        clip_tokens=subject.kv_cache.clip_tokens if subject.kv_cache else 0,
+    )
     if subject.eight_bit:
         quantise(network, subject.eight_bit)
-        footprint = replace(footprint, weights_8bit=_held(network), block_8bit=_blocks(subject.blocks(network))[0])
+        footprint = replace(
+            footprint,
+            weights_8bit=_held(network),
+            block_8bit=_blocks(subject.blocks(network))[0],
+            activations_8bit=_run(subject, network)[0] - slot,
+        )
     return footprint
 
 
+def _run(subject: Subject, network: nn.Module) -> tuple[int, int]:
+    """Most bytes alive at once of what one run makes, and its operations."""
+    flops = FlopCounterMode(display=False)
+    with torch.inference_mode(), LiveBytes() as live, flops, _fused_attention(flops):
+        subject.run(network, partial(torch.zeros, device="meta"), 1)
+    return live.peak, flops.get_total_flops()
+
+
 def as_on_a_gpu(decoder: Decoder) -> Decoder:
-    """There a step makes no mask, and sampling takes nothing: one kernel reads the logits."""
-    decoder.network.unmasked = decoder.max_window
+    """There a step makes no mask, 8-bit weights of the head are read as they are, and sampling takes nothing."""
+    network = decoder.network
+    network.unmasked = decoder.max_window
+    network.logits = lambda hidden: F.linear(hidden, hidden.new_empty(1).expand(network.output.weight.shape))  # type: ignore[method-assign]
     decoder.draw = lambda logits, *_, **__: torch.empty(logits.shape[:2], dtype=torch.int64, device=logits.device)
     return decoder
 

@@ -20,7 +20,8 @@ class Network:
     activations: alive at once in one run, beside the weights: for one clip or prompt (33 frames in the guardrails).
     flops: of that run.
     kv_slot: of the KV cache, for one clip of `clip_tokens`.
-    weights_8bit, block_8bit: with 8-bit weights, for networks that have this form.
+    weights_8bit, block_8bit, activations_8bit: with 8-bit weights, for networks that have this form. A product of many
+        rows brings one matrix at a time back to bf16.
     """
 
     weights: int
@@ -32,6 +33,7 @@ class Network:
     clip_tokens: int = 0
     weights_8bit: int = 0
     block_8bit: int = 0
+    activations_8bit: int = 0
 
 
 NETWORKS: dict[str, Network] = {
@@ -45,6 +47,7 @@ NETWORKS: dict[str, Network] = {
         clip_tokens=12800,
         weights_8bit=4284429312,
         block_8bit=218206720,
+        activations_8bit=273793088,
     ),
     "discrete_encoder dv8x16x16": Network(weights=91074316, activations=646184960, flops=1628174745600),
     "discrete_decoder dv8x16x16": Network(weights=130722272, activations=1594449920, flops=9645229178880),
@@ -56,6 +59,7 @@ NETWORKS: dict[str, Network] = {
         blocks=28,
         weights_8bit=7315732480,
         block_8bit=256035328,
+        activations_8bit=3402350632,
     ),
     "continuous_decoder cv8x8x8": Network(weights=125477664, activations=2613577216, flops=21276571729920),
     "siglip siglip-so400m": Network(
@@ -73,6 +77,7 @@ NETWORKS: dict[str, Network] = {
         clip_tokens=12800,
         weights_8bit=11899366400,
         block_8bit=272740864,
+        activations_8bit=311541824,
     ),
     "ar 5b-video2world": Network(
         weights=9281658880,
@@ -84,6 +89,7 @@ NETWORKS: dict[str, Network] = {
         clip_tokens=12800,
         weights_8bit=4961260544,
         block_8bit=253887488,
+        activations_8bit=282182208,
     ),
     "text_encoder t5-11b": Network(
         weights=9729583104, activations=205524992, flops=5360119185408, block=402665472, blocks=24
@@ -101,6 +107,7 @@ NETWORKS: dict[str, Network] = {
         clip_tokens=12800,
         weights_8bit=13794720768,
         block_8bit=316814336,
+        activations_8bit=322028096,
     ),
     "ar tiny": Network(
         weights=457472,
@@ -112,6 +119,7 @@ NETWORKS: dict[str, Network] = {
         clip_tokens=800,
         weights_8bit=323792,
         block_8bit=38208,
+        activations_8bit=636800,
     ),
     "discrete_encoder tiny-dv": Network(weights=396488, activations=25804800, flops=599941120),
     "discrete_decoder tiny-dv": Network(weights=798208, activations=58280320, flops=8632852480),
@@ -123,6 +131,7 @@ NETWORKS: dict[str, Network] = {
         blocks=2,
         weights_8bit=214112,
         block_8bit=70576,
+        activations_8bit=5498664,
     ),
     "continuous_decoder tiny-cv": Network(weights=777984, activations=97895936, flops=15697182720),
     "siglip tiny": Network(weights=92928, activations=9953280, flops=442540032, block=25856, blocks=1),
@@ -138,6 +147,7 @@ NETWORKS: dict[str, Network] = {
         clip_tokens=800,
         weights_8bit=454992,
         block_8bit=49024,
+        activations_8bit=677760,
     ),
     "text_encoder tiny": Network(weights=66112, activations=13053952, flops=83886080, block=16768, blocks=2),
     "aegis tiny": Network(weights=106848, activations=3900096, flops=4251521024, block=20608, blocks=2),

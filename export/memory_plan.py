@@ -268,4 +268,6 @@ def _working(activations: int) -> int:
 
 
 def _in_8_bits(network: Network) -> Network:
-    return replace(network, weights=network.weights_8bit, block=network.block_8bit)
+    return replace(
+        network, weights=network.weights_8bit, block=network.block_8bit, activations=network.activations_8bit
+    )

@@ -54,8 +54,8 @@ class CausalConv(nn.Module):
         if self.leading_frames:
             x = repeat_first_frame(x, self.leading_frames)
         if not x.is_cpu:
-            # In this format a GPU's convolutions need no workspace. In the other they do, and where there is no room for
-            # it, others are taken that round differently: a clip's tokens would depend on how much memory is free.
+            # In this format a GPU's convolutions need no workspace. In the other they do, and where there is no room,
+            # others are taken that round differently: a clip's tokens would depend on how much memory is free.
             x = x.contiguous(memory_format=torch.channels_last_3d)
         return self.conv3d(x)
 

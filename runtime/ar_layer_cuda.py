@@ -54,10 +54,15 @@ def layer_forward(layer: Layer) -> Callable[..., Tensor]:
 
 
 def logits(network: ARTransformer, hidden: Tensor) -> Tensor:
-    """As `network.logits`."""
-    if hidden.shape[:-1].numel() > MAX_ROWS:
+    """As `network.logits`. 8-bit weights stay as they are for many rows too: in bf16 all of them take half a GB."""
+    rows, vocab = hidden.shape[:-1].numel(), network.config.vocab_size
+    if rows > MAX_ROWS and not isinstance(network.output, Int8Linear):
         return network.output(network.norm(hidden))
-    return _product(_norm(hidden, network.norm), network.output)
+    out = hidden.new_empty(1, rows, vocab)
+    normed = _norm(hidden, network.norm).view(1, rows, -1)
+    for part, into in zip(normed.split(MAX_ROWS, dim=1), out.split(MAX_ROWS, dim=1), strict=True):
+        _product(part, network.output, out=into)
+    return out.view(*hidden.shape[:-1], vocab)
 
 
 def _rows(out: Tensor) -> Tensor:
