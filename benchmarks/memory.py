@@ -39,7 +39,7 @@ from tqdm import tqdm
 from cosmos_triton.export.footprint_count import LiveBytes, Subject, subjects
 from cosmos_triton.export.gpu_memory import read_gpu_memory
 from cosmos_triton.export.memory_plan import (
-    CONTEXT,
+    CONTEXTS,
     EVALUATIONS,
     GB,
     LIBRARIES,
@@ -165,7 +165,7 @@ def stage_process(
     stage: StagePlan, deployment_name: str, device: str, share: int, evaluations: int, pipe: Connection
 ) -> None:
     """Practise, measure when told to, and stay until the pipe is closed."""
-    if device != "cpu":
+    if device != "cpu" and stage.mode != "cpu":
         limit_gpu_memory(share)
     try:
         work = Work(stage, DEPLOYMENTS[deployment_name], device, evaluations=evaluations)
@@ -212,10 +212,13 @@ def measure_all(plan: Plan, device: str) -> tuple[list[dict[str, Any]], float]:
         for number, (stage, process) in enumerate(zip(plan.stages, processes, strict=True)):
             planned, measured = {"held": stage.held, "working": stage.working}, process.measure()
             if on_gpu:
-                measured = {"held": used[number + 1] - used[number], **measured}
-                whole = max(whole, measured["used"] - used[0])
+                measured["held"] = used[number + 1] - used[number]
+                whole = max(whole, measured.get("used", 0) - used[0])  # a stage on the CPU uses nothing
             else:
-                planned = {"held": max(stage.held - CONTEXT, 0), "working": max(stage.working - LIBRARIES, 0)}
+                planned = {
+                    "held": max(stage.held - CONTEXTS[stage.stage], 0),
+                    "working": max(stage.working - LIBRARIES, 0),
+                }
                 if stage.slots and not stage.working:  # what a resident sampler works with is in what it holds
                     planned["held"] -= LIBRARIES
             rows.append({"stage": stage.stage, "mode": stage.mode, "planned": planned, "measured": measured})

@@ -26,7 +26,15 @@ GB = 10**9
 MIB = 2**20
 
 # As measured on an H200; `python benchmarks/memory.py` measures them on yours.
-CONTEXT = 800 * MIB  # of a stage's process that uses the GPU, idle or not: CUDA context and kernels that it has loaded
+CONTEXTS = {  # of a stage's process that uses the GPU, idle or not: CUDA context and kernels that it has loaded
+    "text_guardrail": 800 * MIB,  # not measured, as the next one
+    "text_encoder": 800 * MIB,
+    "video_tokenizer_encoder": 680 * MIB,
+    "ar_sampler": 870 * MIB,
+    "diffusion_decoder": 840 * MIB,
+    "video_tokenizer_decoder": 680 * MIB,
+    "video_guardrail": 790 * MIB,
+}
 SERVER_CONTEXT = 520 * MIB  # of the server itself, which loads none
 LIBRARIES = 128 * MIB  # workspaces of cuBLAS and cuDNN while a stage works
 SLACK = 1.1  # of activations: what the allocator rounds up and cannot join
@@ -123,7 +131,7 @@ class Plan:
     def share(self, stage: StagePlan) -> int:
         """The most that a stage's process may allocate: what the plan leaves to nobody may be anybody's. Its context is
         outside of the allocator's account."""
-        return stage.held - CONTEXT + stage.working + max(self.budget - self.peak, 0)
+        return stage.held - CONTEXTS[stage.stage] + stage.working + max(self.budget - self.peak, 0)
 
     @property
     def host(self) -> int:
@@ -206,7 +214,7 @@ def _options(stage: str, networks: Sequence[Network], weights_8bit: bool) -> Ite
 
 
 def _moving_options(stage: str, networks: Sequence[Network], precision: str, batch: int) -> Iterator[StagePlan]:
-    first, weights = networks[0], sum(network.weights for network in networks)
+    first, weights, context = networks[0], sum(network.weights for network in networks), CONTEXTS[stage]
     runs, passes = {"diffusion_decoder": (EVALUATIONS, EVALUATIONS)}.get(stage, (1, 1))
     seconds = (first.flops * runs + sum(network.flops for network in networks[1:])) / GPU_FLOPS
     if stage == "text_guardrail":
@@ -216,7 +224,7 @@ def _moving_options(stage: str, networks: Sequence[Network], precision: str, bat
         passes = GUARDRAIL_PASSES
     active = _working(max(first.activations * batch, *(n.activations for n in networks[1:]), 0))
     once = BATCH_SECONDS / batch
-    plan = StagePlan(stage, "resident", precision, CONTEXT + weights, active, seconds + once, batch=batch)
+    plan = StagePlan(stage, "resident", precision, context + weights, active, seconds + once, batch=batch)
     yield plan
     if first.blocks:
         blocks = first.block * first.blocks
@@ -225,7 +233,7 @@ def _moving_options(stage: str, networks: Sequence[Network], precision: str, bat
         yield replace(
             plan,
             mode="streamed",
-            held=CONTEXT,
+            held=context,
             working=active + weights - blocks + ring,
             seconds=max(seconds, arriving) + (weights - blocks) / PCIE / batch + once,
             host=weights,
@@ -233,18 +241,19 @@ def _moving_options(stage: str, networks: Sequence[Network], precision: str, bat
         )
     coming = weights / PCIE / batch
     yield replace(
-        plan, mode="paged", held=CONTEXT, working=active + weights, seconds=seconds + coming + once, host=weights
+        plan, mode="paged", held=context, working=active + weights, seconds=seconds + coming + once, host=weights
     )
 
 
 def _ar_options(network: Network, weights_8bit: bool) -> Iterator[StagePlan]:
     """The AR sampler: memory alone bounds a step. Where it does not stay, it makes one clip at a time."""
+    context = CONTEXTS["ar_sampler"]
     for precision, ar in [("bf16", network)] + ([("int8", _in_8_bits(network))] if weights_8bit else []):
         steps = (CLIP_FRAMES - GIVEN_FRAMES) / CLIP_FRAMES * ar.clip_tokens
         active = _working(ar.activations)  # of a prefill; a step has fewer, however many slots and tokens it takes
         for slots in SLOTS:
             step = (ar.weights + slots * ar.kv_slot * 0.7) / BANDWIDTH  # a clip's cache is 70 % full on average
-            held = CONTEXT + ar.weights + slots * ar.kv_slot + active
+            held = context + ar.weights + slots * ar.kv_slot + active
             yield StagePlan("ar_sampler", "resident", precision, held, 0, steps * step / slots, slots=slots)
         step = (ar.weights + ar.kv_slot * 0.7) / BANDWIDTH
         for streamed in (0, *range(3, ar.blocks + 1)):  # streaming two blocks saves nothing
@@ -254,7 +263,7 @@ def _ar_options(network: Network, weights_8bit: bool) -> Iterator[StagePlan]:
                 "ar_sampler",
                 "streamed" if streamed else "paged",
                 precision,
-                held=CONTEXT,
+                held=context,
                 working=active + ar.kv_slot + inside + ring,
                 seconds=steps * max(step, streamed * ar.block / PCIE) + inside / PCIE + BATCH_SECONDS,
                 host=ar.weights,
