@@ -72,7 +72,8 @@ def _rows(out: Tensor) -> Tensor:
 
 def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
     """As `norm(x)`, x [..., K]."""
-    x, out, k = x.contiguous(), torch.empty_like(x), x.shape[-1]
+    x, k = x.contiguous(), x.shape[-1]
+    out = torch.empty_like(x)
     grid, block = (x.shape[:-1].numel(),), triton.next_power_of_2(k)
     _norm_row[grid](x, norm.weight, out, norm.eps, K=k, BLOCK=block, num_warps=8)
     return out
