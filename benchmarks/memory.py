@@ -89,7 +89,7 @@ class Work:
     def __init__(self, stage: StagePlan, deployment: Deployment, device: str, *, evaluations: int) -> None:
         self.evaluations = evaluations
         residency = "resident" if stage.mode == "cpu" else stage.mode
-        self.stage, self.device = stage, "cpu" if stage.mode == "cpu" else device
+        self.stage, self.device = stage, device
         self.placement = Placement(self.device, residency, stage.streamed_blocks or None)
         self.subjects = [subjects(deployment)[kind] for kind in STAGES[stage.stage]]
         self.networks: list[Any] = []
@@ -165,7 +165,7 @@ def stage_process(
     stage: StagePlan, deployment_name: str, device: str, share: int, evaluations: int, pipe: Connection
 ) -> None:
     """Practise, measure when told to, and stay until the pipe is closed."""
-    if device != "cpu" and stage.mode != "cpu":
+    if device != "cpu":
         limit_gpu_memory(share)
     try:
         work = Work(stage, DEPLOYMENTS[deployment_name], device, evaluations=evaluations)
@@ -183,6 +183,7 @@ class StageProcess:
 
     def __init__(self, plan: Plan, stage: StagePlan, device: str, *, evaluations: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
+        device = "cpu" if stage.mode == "cpu" else device
         self.pipe, other = context.Pipe()
         arguments = (stage, plan.deployment, device, plan.share(stage), evaluations, other)
         self.process = context.Process(target=stage_process, args=arguments, daemon=True)

@@ -313,7 +313,7 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
 def _whole_pages(nbytes: int) -> Tensor:
     """Bytes on the host; nothing else lies in their pages, which are what is pinned."""
     pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=torch.uint8, count=max(nbytes, 1))[:nbytes]
+    return torch.frombuffer(pages, dtype=torch.uint8)[:nbytes]
 
 
 def _pin(host: Tensor) -> None:
