@@ -62,6 +62,7 @@ def serve_repository(
             binary,
             models,
             jobs=jobs,
+            libraries=folder / "lib",
             addresses=addresses,
             has_gpu=parameters["device"] != "cpu",
             options=rate_limit_options(plan) if plan else (),

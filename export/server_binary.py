@@ -51,10 +51,16 @@ class ServerBinary:
         """The program that runs a Python model."""
         return self.backends / "python" / "triton_python_backend_stub"
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, libraries: Path) -> dict[str, str]:
         """The process environment in which a Python model runs on the interpreter that runs this.
 
-        The stub takes the first `python3` on PATH, and libpython from where the loader finds it.
+        The stub runs the first `python3` on PATH, and needs that interpreter's libpython. LD_LIBRARY_PATH gets the
+        folder `libraries`, in which nothing but a link to libpython is put: the folder that libpython is in may be the
+        system's own library folder, and torch would load the cuDNN that it finds there before the one it was built
+        with. Attention then silently falls back to a kernel that takes 1.8 times as long.
+
+        Args:
+            libraries: a folder for this server alone; it is made, and must stay while the server runs.
 
         Raises:
             ServerBinaryError: the stub is for another Python, or there is no libpython.
@@ -67,7 +73,11 @@ class ServerBinary:
             )
         environment = dict(os.environ)
         environment["PATH"] = _first(Path(sys.executable).parent, environment.get("PATH"))
-        if libraries := _folder_of_libpython():
+        if libpython := _libpython():
+            libraries.mkdir(parents=True, exist_ok=True)
+            link = libraries / libpython.name
+            link.unlink(missing_ok=True)  # of an earlier server in this run directory
+            link.symlink_to(libpython)
             environment["LD_LIBRARY_PATH"] = _first(libraries, environment.get("LD_LIBRARY_PATH"))
         # Without arguments it complains and ends, once the loader has found all that it is linked with.
         trial = subprocess.run([self.python_stub], env=environment, capture_output=True, text=True)
@@ -83,11 +93,11 @@ def _first(folder: Path, paths: str | None) -> str:
     return os.pathsep.join([str(folder), *([paths] if paths else [])])
 
 
-def _folder_of_libpython() -> Path | None:
-    """That of this very interpreter, where it has one; else the loader's own search must do."""
+def _libpython() -> Path | None:
+    """The shared library of this very interpreter; None where it has none, and the loader's own search must do."""
     for folder in (sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix, "lib")):
-        if folder and Path(folder, f"libpython{PYTHON}.so.1.0").exists():
-            return Path(folder)
+        if folder and (library := Path(folder, f"libpython{PYTHON}.so.1.0")).exists():
+            return library
     return None
 
 

@@ -59,7 +59,8 @@ class Addresses:
 
 
 class TritonServer:
-    """The server of one folder of models, whose stages meet in the folder `jobs`.
+    """The server of one folder of models, whose stages meet in the folder `jobs`. `libraries` is a folder for what the
+    stages' processes are to find before the system's libraries.
 
     A server and its Python stubs are one process group, and their shared memory has a prefix of its own: whatever
     becomes of them, `kill` finds it all.
@@ -71,6 +72,7 @@ class TritonServer:
         models: Path,
         *,
         jobs: Path,
+        libraries: Path,
         addresses: Addresses,
         has_gpu: bool,
         options: Iterable[str] = (),
@@ -79,7 +81,7 @@ class TritonServer:
         self._models, self._jobs = models, jobs
         self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)
         self._has_gpu = has_gpu
-        self._environment = ALLOCATOR | binary.environment()
+        self._environment = ALLOCATOR | binary.environment(libraries)
         self._shared_memory = f"cosmos_triton_{secrets.token_hex(8)}_"
         self._command = [
             str(binary.executable),

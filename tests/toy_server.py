@@ -111,4 +111,5 @@ def _start(run_dir: Path, http_port: int, grpc_port: int, sink: int) -> subproce
         "--model-control-mode=explicit",
         "--load-model=*",
     ]
-    return subprocess.Popen(command, env=binary.environment(), stdout=sink, stderr=sink, start_new_session=True)
+    environment = binary.environment(run_dir.with_name(f"{run_dir.name}-lib"))
+    return subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)

@@ -61,7 +61,7 @@ def test_server_without_python_backend_is_refused(tmp_path: Path) -> None:
 def test_stub_for_another_python_is_refused(tmp_path: Path) -> None:
     release = make_release(tmp_path, stub="#!/bin/sh\n# libpython3.8.so.1.0\n")
     with pytest.raises(ServerBinaryError, match=rf"runs Python 3\.8, and this is {PYTHON}"):
-        release.environment()
+        release.environment(tmp_path / "lib")
 
 
 def test_missing_libpython_is_answered_with_its_package(tmp_path: Path) -> None:
@@ -69,15 +69,36 @@ def test_missing_libpython_is_answered_with_its_package(tmp_path: Path) -> None:
         tmp_path, stub="#!/bin/sh\necho while loading shared libraries: libx.so: gone >&2\nexit 127\n"
     )
     with pytest.raises(ServerBinaryError, match=rf": libx.so: gone; .*apt-get install libpython{PYTHON}"):
-        release.environment()
+        release.environment(tmp_path / "lib")
 
 
-def test_models_run_on_the_interpreter_that_runs_serve() -> None:
-    environment = server_binary.find().environment()
+def test_models_run_on_the_interpreter_that_runs_serve(tmp_path: Path) -> None:
+    environment = server_binary.find().environment(tmp_path / "lib")
     python = shutil.which("python3", path=environment["PATH"])
     assert python
     prefix = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True).stdout
     assert prefix.strip() == sys.prefix
+
+
+@pytest.mark.parametrize("where", ["LIBDIR", "base_prefix"])
+def test_stages_find_libpython_and_none_of_the_libraries_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The folder that libpython is in may be the system's, with a cuDNN that is not the one torch was built with."""
+    system, libraries = tmp_path / "lib", tmp_path / "run"
+    system.mkdir()
+    for name in (f"libpython{PYTHON}.so.1.0", "libcudnn.so.9"):
+        (system / name).touch()
+    folder_of_libpython = system if where == "LIBDIR" else None
+    monkeypatch.setattr(server_binary.sysconfig, "get_config_var", lambda _: folder_of_libpython)
+    monkeypatch.setattr(server_binary.sys, "base_prefix", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/given")
+    release = make_release(tmp_path / "release")
+    for _ in range(2):  # a run directory is used again
+        environment = release.environment(libraries)
+    assert environment["LD_LIBRARY_PATH"] == f"{libraries}:/given"
+    assert [path.name for path in libraries.iterdir()] == [f"libpython{PYTHON}.so.1.0"]
+    assert next(libraries.iterdir()).resolve().parent == system
 
 
 def test_installing_again_changes_nothing() -> None:
