@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cosmos_triton.networks.ar_positions import rotate
 from cosmos_triton.networks.ar_transformer import PRESETS, ARConfig, ARTransformer, fuse_projections
-from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
 
 
 def random_network(config: ARConfig, device: str, dtype: torch.dtype) -> ARTransformer:
@@ -74,7 +74,7 @@ def copy_call(device: str) -> tuple[Callable[[], object], int]:
 
 def make_decoder(network: ARTransformer, slots: int, device: str, *, windows: tuple[int, ...] = (1,)) -> Decoder:
     if device == "cuda":
-        from cosmos_triton.runtime.ar_cuda import CudaDecoder
+        from cosmos_triton.runtime.ar.cuda_decoder import CudaDecoder
 
         return CudaDecoder(network, slots, windows=windows)
     return Decoder(network, slots, windows=windows)

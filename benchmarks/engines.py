@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 
-from cosmos_triton.client.cli import main as cosmos_triton
-from cosmos_triton.export.graph_specs import SPECS, Stored
+from cosmos_triton.cli.main import main as cosmos_triton
+from cosmos_triton.export.graphs.graph_specs import SPECS, Stored
+from cosmos_triton.runtime.backends.graphs import FOLDER, GRAPHS, ONNXRUNTIME, ExportedStage
+from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxEngine
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
-from cosmos_triton.runtime.diffusion import SamplerSettings
-from cosmos_triton.runtime.graphs import FOLDER, GRAPHS, ONNXRUNTIME, ExportedStage
-from cosmos_triton.runtime.onnx_engine import OnnxEngine
+from cosmos_triton.runtime.diffusion.sampler import SamplerSettings
 
 FRAMES = 33
 CALLS = {  # of one clip; once where it is not said

@@ -24,12 +24,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from cosmos_triton.export.graph_specs import SPECS, GraphSpec, Stored
-from cosmos_triton.export.onnx_export import export_onnx
-from cosmos_triton.export.safetensors_writer import write_safetensors
+from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
+from cosmos_triton.export.graphs.graph_specs import SPECS, GraphSpec, Stored
+from cosmos_triton.export.graphs.onnx_export import export_onnx
+from cosmos_triton.runtime.backends.graphs import GRAPHS, ONNXRUNTIME, ExportedStage
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.runtime.graphs import GRAPHS, ONNXRUNTIME, ExportedStage
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
 
 DEPLOYMENT = DEPLOYMENTS["13b-video2world"]

@@ -34,7 +34,6 @@ from better_profanity import Profanity
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from cosmos_triton.export.tiny_aegis import write_llama_guard
 from cosmos_triton.guardrail.aegis import MAX_ANSWER_TOKENS, Aegis, moderation_prompt
 from cosmos_triton.guardrail.content_filter import ContentFilter
 from cosmos_triton.guardrail.face_blur import FaceBlur, FaceBlurConfig, pixelate, pixelate_boxes
@@ -44,6 +43,7 @@ from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.networks.retinaface import RetinaFace
 from cosmos_triton.networks.video_safety import VideoSafety
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.tiny.llama_guard import write_llama_guard
 
 DEPLOYMENT = {"tiny": DEPLOYMENTS["tiny"], "full": DEPLOYMENTS["4b"]}
 SIGLIP = {

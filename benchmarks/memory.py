@@ -36,9 +36,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cosmos_triton.export.footprint_count import LiveBytes, Subject, subjects
-from cosmos_triton.export.gpu_memory import read_gpu_memory
-from cosmos_triton.export.memory_plan import (
+from cosmos_triton.cli.plan_command import add_gpu_memory
+from cosmos_triton.planning.footprint_count import LiveBytes, Subject, subjects
+from cosmos_triton.planning.gpu_memory import read_gpu_memory
+from cosmos_triton.planning.memory_plan import (
     CONTEXTS,
     EVALUATIONS,
     GB,
@@ -50,13 +51,12 @@ from cosmos_triton.export.memory_plan import (
     StagePlan,
     plan_memory,
 )
-from cosmos_triton.export.plan_cli import add_gpu_memory
-from cosmos_triton.export.triton_server import ALLOCATOR
-from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
-from cosmos_triton.runtime.stages import place_ar_decoder
+from cosmos_triton.runtime.stage_loader import place_ar_decoder
+from cosmos_triton.serving.triton_server import ALLOCATOR
 
 AR_STEPS = 32
 # GB with nothing and with everything offloaded, from the reference's documentation.

@@ -19,12 +19,12 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cosmos_triton.export.footprint_count import Subject, subjects
 from cosmos_triton.networks.kv_cache import KVCache
+from cosmos_triton.planning.footprint_count import Subject, subjects
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.runtime.diffusion_windows import WINDOW
+from cosmos_triton.runtime.diffusion.windows import WINDOW
 from cosmos_triton.runtime.int8 import quantise
-from cosmos_triton.runtime.text_encoder import embed
+from cosmos_triton.runtime.prompt_encoder import embed
 
 TOKENS = 64  # that the AR model and T5 read
 GRID = (WINDOW, 4, 4)  # of the diffusion network's tokens

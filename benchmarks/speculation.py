@@ -19,7 +19,7 @@ from ar_decode import make_decoder, random_network, random_prompt, synchronize
 from torch import Tensor
 
 from cosmos_triton.networks.ar_transformer import PRESETS, ARTransformer, fuse_projections
-from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
 
 
 def generate(decoder: Decoder, prompt: Prompt, window: int, device: str) -> tuple[Tensor, int, float]:

@@ -30,15 +30,15 @@ from memory import used_on_gpu
 from torch import Tensor
 from transformers import SiglipConfig
 
-from cosmos_triton.client.sample_media import write_samples
 from cosmos_triton.client.world_client import WorldClient
-from cosmos_triton.export.demo import served
-from cosmos_triton.export.footprint_count import siglip_config
-from cosmos_triton.export.layout import CHECKPOINTS
-from cosmos_triton.export.memory_plan import GB
-from cosmos_triton.export.safetensors_writer import write_safetensors
+from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS
+from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
+from cosmos_triton.planning.footprint_count import siglip_config
+from cosmos_triton.planning.memory_plan import GB
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.tiny.demo import served
+from cosmos_triton.tiny.sample_media import write_samples
 
 WITHOUT_TEXT = [name for name, deployment in DEPLOYMENTS.items() if not deployment.is_video2world]
 IN_FP32 = (paths.VIDEO_SAFETY_ENCODER, paths.VIDEO_SAFETY, paths.FACE_DETECTOR)  # of the others: bfloat16

@@ -1,1 +1,1 @@
-"""From released files to what the server loads: download, convert, verify, tiny checkpoints."""
+"""From released files to what Triton loads: converted checkpoints, ONNX graphs, TensorRT plans."""

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from cosmos_triton.guardrail.frames import FRAMES_AT_ONCE, check_frames
+from cosmos_triton.guardrail.frame_batches import FRAMES_AT_ONCE, check_frames
 from cosmos_triton.guardrail.pretrained import load_whole
 from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.networks.video_safety import SAFE, ContentClassifierConfig
-from cosmos_triton.runtime.engines import Runnable
+from cosmos_triton.runtime.backends.backend import Runnable
 
 
 class ContentFilter:

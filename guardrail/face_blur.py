@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosmos_triton.guardrail.frames import FRAMES_AT_ONCE, check_frames
+from cosmos_triton.guardrail.frame_batches import FRAMES_AT_ONCE, check_frames
 from cosmos_triton.networks.retinaface import RetinaFaceConfig, prior_boxes
-from cosmos_triton.runtime.engines import Runnable
+from cosmos_triton.runtime.backends.backend import Runnable
 
 MEAN_BGR = (104.0, 117.0, 123.0)  # of the detector's training images
 

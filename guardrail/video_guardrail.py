@@ -16,10 +16,10 @@ from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.networks.retinaface import RetinaFace, RetinaFaceConfig
 from cosmos_triton.networks.video_safety import ContentClassifier, ContentClassifierConfig, VideoSafety
 from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.backends.backend import Runnable, open_graph
+from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
-from cosmos_triton.runtime.engines import Runnable, open_graph
-from cosmos_triton.runtime.graphs import ExportedStage
 from cosmos_triton.runtime.residency import Placement
 
 

@@ -261,7 +261,7 @@ class DiffusionTransformer(Network):
         self.final_layer = FinalLayer(config)
 
     def forward(self, x: Tensor, tokens: Tensor, context: Tensor, c_noise: Tensor, *, fps: float = BASE_FPS) -> Tensor:
-        """The network's raw output; `cosmos_triton.runtime.diffusion` turns it into a denoised latent.
+        """The network's raw output; `cosmos_triton.runtime.diffusion.sampler` turns it into a denoised latent.
 
         Args:
             x: [B, latent_channels, T, H, W] scaled noisy latents.

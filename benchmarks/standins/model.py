@@ -10,11 +10,11 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb
 
-from cosmos_triton.client.sample_media import EVENING, draw
 from cosmos_triton.guardrail.judgement import VIDEO_PANEL, Judgement
 from cosmos_triton.guardrail.verdict import Verdict
-from cosmos_triton.model_repository import glue
-from cosmos_triton.runtime.media_encode import FPS
+from cosmos_triton.pipeline import glue
+from cosmos_triton.runtime.media.encode import FPS
+from cosmos_triton.tiny.sample_media import EVENING, draw
 
 STRIDE = 16  # pixels a token
 CLIP_LATENTS = 5

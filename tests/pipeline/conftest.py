@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pipeline.pipeline_server import PipelineServer
 
-from cosmos_triton.client.cli import main
-from cosmos_triton.runtime.graphs import GRAPHS
+from cosmos_triton.cli.main import main
+from cosmos_triton.runtime.backends.graphs import GRAPHS
+from support.pipeline_server import PipelineServer
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pipeline.pipeline_server import CLIP, TRITON, PipelineServer, seconds_until, tensor
 
 from cosmos_triton.client import DeadlineExceeded, Event, Generation, WorldClient
+from support.pipeline_server import CLIP, TRITON, PipelineServer, seconds_until, tensor
 
 STOP_SECONDS = 1.0
 SLOTS = 4

@@ -7,15 +7,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
-from pipeline.pipeline_server import PipelineServer
 
-from cosmos_triton.client.cli import main
-from cosmos_triton.export.ports import free_ports
+from cosmos_triton.cli.main import main
+from cosmos_triton.serving.ports import free_ports
+from support.paths import ROOT
+from support.pipeline_server import PipelineServer
 
-ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile.triton").read_text()
 PORT = ":8000/"
 

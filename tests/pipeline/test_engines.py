@@ -19,17 +19,17 @@ import pytest
 import torch
 import tritonclient.grpc
 from onnx import numpy_helper
-from pipeline.pipeline_server import PROMPT, SERVE, PipelineServer, tensor
 
-from cosmos_triton.client.cli import main
-from cosmos_triton.export import engine_choice
-from cosmos_triton.export.engine_choice import FASTER_ON_CPU, choose_engines, parse_engines
-from cosmos_triton.export.graph_specs import SPECS
-from cosmos_triton.export.onnx_export import export_onnx, require_equal, torch_outputs
-from cosmos_triton.export.run_directory import model_repository, read_config, render
+from cosmos_triton.cli.main import main
+from cosmos_triton.export.graphs.graph_specs import SPECS
+from cosmos_triton.export.graphs.onnx_export import export_onnx, require_equal, torch_outputs
+from cosmos_triton.runtime.backends.backend import open_graph
+from cosmos_triton.runtime.backends.graphs import FOLDER, GRAPHS, EngineError, ExportedStage
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.runtime.engines import open_graph
-from cosmos_triton.runtime.graphs import FOLDER, GRAPHS, EngineError, ExportedStage
+from cosmos_triton.serving import engine_choice
+from cosmos_triton.serving.engine_choice import FASTER_ON_CPU, choose_engines, parse_engines
+from cosmos_triton.serving.run_directory import model_repository, read_config, render
+from support.pipeline_server import PROMPT, SERVE, PipelineServer, tensor
 
 DEPLOYMENT = DEPLOYMENTS["tiny-video2world"]
 STAGE_OF = {graph: stage for stage, graphs in GRAPHS.items() for graph in graphs}
@@ -82,7 +82,7 @@ def test_record_says_what_the_graph_is(graph: str, exported: Path) -> None:
 
 
 def test_export_fails_where_the_graph_is_not_the_network(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cosmos_triton.export import onnx_export
+    from cosmos_triton.export.graphs import onnx_export
 
     write = onnx_export.export_graph
 

@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import av
-import media_files as files
 import numpy as np
 import pytest
-from pipeline.pipeline_server import CLIP, PROMPT, STILL, TRITON, PipelineServer, tensor
 from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import Event, Generation, GuardrailBlocked
-from cosmos_triton.export.tiny_guardrails import BLOCKED_WORD, DANGER_WORD, draw_test_face, unsafe_frame
 from cosmos_triton.guardrail.policy import Policy
+from cosmos_triton.tiny.guardrails import BLOCKED_WORD, DANGER_WORD, draw_test_face, unsafe_frame
+from support import media_files as files
+from support.pipeline_server import CLIP, PROMPT, STILL, TRITON, PipelineServer, tensor
 
 INPUTS = {"clip": CLIP, "still": STILL}
 PROTOCOLS = ("grpc", "http")

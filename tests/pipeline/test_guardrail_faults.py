@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.pipeline_server import PROMPT, PipelineServer, seconds_until
 
 from cosmos_triton.guardrail.policy import Policy
 from cosmos_triton.runtime import checkpoints as paths
+from support.paths import SUPPORT
+from support.pipeline_server import PROMPT, PipelineServer, seconds_until
 
 GUARDRAILS = {
     "blocklist": "text_guardrail",
@@ -43,7 +44,7 @@ class FaultyServer(PipelineServer):
     def __init__(self, checkpoints: Path, folder: Path) -> None:
         self.fault_file = folder / "fault"
         self.fault_file.touch()
-        script = Path(__file__).with_name("serve_faulty.py")
+        script = SUPPORT / "serve_faulty.py"
         serve = [sys.executable, script, "--repository", folder / "repository", "--fault-file", self.fault_file]
         super().__init__("tiny-video2world", checkpoints, folder, serve=serve)
 

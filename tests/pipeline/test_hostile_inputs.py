@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import media_files as files
 import numpy as np
 import pytest
-from long_prompts import long_prompts
-from pipeline.pipeline_server import CLIP, STILL, PipelineServer
 from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import InvalidInput
-from cosmos_triton.export.tiny_guardrails import BLOCKED_WORD
+from cosmos_triton.tiny.guardrails import BLOCKED_WORD
+from support import media_files as files
+from support.long_prompts import long_prompts
+from support.pipeline_server import CLIP, STILL, PipelineServer
 
 REFUSAL_SECONDS = 2.0
 STATUS = {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}

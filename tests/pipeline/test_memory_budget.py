@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import media_files as files
 import numpy as np
 import pytest
-from pipeline.pipeline_server import PipelineServer, seconds_until
 from pipeline.test_cancel import STOP_SECONDS, cancellations, follow
 from pipeline.test_stage_death import FAILED, assert_recovers, kill_at
 
 from cosmos_triton.client import Generation, ServerFailed
-from cosmos_triton.export.memory_plan import GB, Plan, plan_memory
-from cosmos_triton.export.planned_config import RESOURCE
-from cosmos_triton.export.run_directory import read_config
+from cosmos_triton.planning.memory_plan import GB, Plan, plan_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.serving.planned_config import RESOURCE
+from cosmos_triton.serving.run_directory import read_config
+from support import media_files as files
+from support.paths import SUPPORT
+from support.pipeline_server import PipelineServer, seconds_until
 
 REQUESTS, AT_ONCE = 200, 16
 CLIP_EVERY, DIFFUSION_EVERY = 5, 20  # requests; the others go to single stages
@@ -33,7 +34,7 @@ SEEDS = 4
 class BudgetedServer(PipelineServer):
     def __init__(self, plan: Plan, checkpoints: Path, folder: Path) -> None:
         super().__init__(plan.deployment, checkpoints, folder)
-        script = Path(__file__).with_name("serve_instrumented.py")
+        script = SUPPORT / "serve_instrumented.py"
         self.command[:1] = [sys.executable, str(script), str(folder)]
         self.command.append(f"--gpu-memory={plan.least / GB}")
         self.intervals_file = folder / "intervals"

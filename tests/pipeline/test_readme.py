@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
-from pipeline.pipeline_server import CLIP, PipelineServer
 
-from cosmos_triton.client.cli import main
-from cosmos_triton.client.sample_media import NOON, draw, encode_jpeg
+from cosmos_triton.cli.main import main
+from cosmos_triton.tiny.sample_media import NOON, draw, encode_jpeg
+from support.paths import ROOT
+from support.pipeline_server import CLIP, PipelineServer
 
-ROOT = Path(__file__).parents[2]
 ELSEWHERE = ("apt-get", "docker", "git")  # programs that need another machine
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from pipeline.pipeline_server import PipelineServer, seconds_until
 from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import Event, Generation, GuardrailBlocked, ServerFailed, ServerUnreachable
+from support.pipeline_server import PipelineServer, seconds_until
 
 FAILED = 15  # seconds within which the request must have ended
 UNREADY = 5  # within which /v2/health/ready says so

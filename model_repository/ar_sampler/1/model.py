@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.model_repository import glue
-from cosmos_triton.runtime.ar_decoder import Prompt
-from cosmos_triton.runtime.ar_engine import AREngine, EngineBusy, EngineStopped, GenerationCancelled
+from cosmos_triton.pipeline import glue
+from cosmos_triton.runtime.ar.decoder import Prompt
+from cosmos_triton.runtime.ar.engine import AREngine, EngineBusy, EngineStopped, GenerationCancelled
 
 CODES = {EngineBusy: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
 NAME = "ar_sampler"

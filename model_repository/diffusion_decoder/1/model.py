@@ -5,8 +5,8 @@ from contextlib import suppress
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.model_repository import glue
-from cosmos_triton.runtime.frames import to_uint8
+from cosmos_triton.pipeline import glue
+from cosmos_triton.runtime.media.frames import to_uint8
 
 
 class TritonPythonModel:

@@ -1,11 +1,11 @@
-"""The stage media_decoder: a file's bytes -> its last frames. What it accepts, and how, is runtime/media_decode.py."""
+"""The stage media_decoder: a file's bytes -> its last frames. What it accepts, and how, is runtime/media/decode.py."""
 
 import resource
 
 import triton_python_backend_utils as pb
 
-from cosmos_triton.model_repository import glue
-from cosmos_triton.runtime.media_decode import decode
+from cosmos_triton.pipeline import glue
+from cosmos_triton.runtime.media.decode import decode
 
 # Of memory that is this process's own, not shared with the server. The costliest file within the limits takes about
 # half of it. One that a codec would unpack without end fails here, instead of taking the machine's memory away.

@@ -1,7 +1,7 @@
-"""The stage media_encoder: frames -> an mp4 file, made by runtime/media_encode.py."""
+"""The stage media_encoder: frames -> an mp4 file, made by runtime/media/encode.py."""
 
-from cosmos_triton.model_repository import glue
-from cosmos_triton.runtime.media_encode import encode_mp4, parse_metadata
+from cosmos_triton.pipeline import glue
+from cosmos_triton.runtime.media.encode import encode_mp4, parse_metadata
 
 
 class TritonPythonModel:

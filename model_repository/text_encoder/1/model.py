@@ -5,7 +5,7 @@ from contextlib import suppress
 import numpy as np
 import triton_python_backend_utils as pb
 
-from cosmos_triton.model_repository import glue
+from cosmos_triton.pipeline import glue
 from cosmos_triton.runtime.errors import InvalidInput
 
 

@@ -1,7 +1,7 @@
 """The stage text_guardrail: a prompt -> whether a video may be made of it."""
 
 from cosmos_triton.guardrail.prompt_guardrail import PromptGuardrail
-from cosmos_triton.model_repository import glue
+from cosmos_triton.pipeline import glue
 
 
 class TritonPythonModel:

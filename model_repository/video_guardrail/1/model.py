@@ -4,7 +4,7 @@ import torch
 import triton_python_backend_utils as pb
 
 from cosmos_triton.guardrail.video_guardrail import VideoGuardrail
-from cosmos_triton.model_repository import glue
+from cosmos_triton.pipeline import glue
 
 
 class TritonPythonModel:

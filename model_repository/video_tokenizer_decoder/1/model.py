@@ -3,9 +3,9 @@
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.model_repository import glue
-from cosmos_triton.runtime.frames import to_uint8, to_unit_range
-from cosmos_triton.runtime.tokenizers import decode_tokens
+from cosmos_triton.pipeline import glue
+from cosmos_triton.runtime.media.frames import to_uint8, to_unit_range
+from cosmos_triton.runtime.video_tokenizer import decode_tokens
 
 
 class TritonPythonModel:

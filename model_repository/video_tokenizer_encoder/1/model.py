@@ -3,9 +3,9 @@
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.model_repository import glue
-from cosmos_triton.runtime.frames import to_model_input
-from cosmos_triton.runtime.tokenizers import encode_input_frames
+from cosmos_triton.pipeline import glue
+from cosmos_triton.runtime.media.frames import to_model_input
+from cosmos_triton.runtime.video_tokenizer import encode_input_frames
 
 
 class TritonPythonModel:

@@ -1,6 +1,6 @@
 """The whole pipeline; see cosmos_triton/model_repository/orchestrator.py."""
 
-from cosmos_triton.model_repository.orchestrator import Orchestrator
+from cosmos_triton.pipeline.orchestrator import Orchestrator
 
 
 class TritonPythonModel(Orchestrator):

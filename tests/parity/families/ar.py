@@ -18,10 +18,10 @@ from cosmos_triton.networks.ar_positions import (
 from cosmos_triton.networks.ar_transformer import ARConfig, ARTransformer
 from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.networks.tokenizer import DiscreteDecoder, DiscreteEncoder
-from cosmos_triton.runtime.ar_decoder import Decoder, Prompt
-from cosmos_triton.runtime.frames import to_unit_range
-from cosmos_triton.runtime.sampling import nucleus, sample
-from cosmos_triton.runtime.tokenizers import decode_tokens, encode_input_frames, encode_tokens
+from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar.sampling import nucleus, sample
+from cosmos_triton.runtime.media.frames import to_unit_range
+from cosmos_triton.runtime.video_tokenizer import decode_tokens, encode_input_frames, encode_tokens
 from parity.case import Case, assert_close, assert_equal
 from parity.families import tokenizers
 

@@ -19,11 +19,18 @@ from cosmos_triton.networks.diffusion_transformer import (
     timestep_embedding,
 )
 from cosmos_triton.networks.tokenizer import ContinuousDecoder
-from cosmos_triton.runtime import diffusion_decoder
-from cosmos_triton.runtime.diffusion import SIGMA_DATA, SamplerSettings, denoise, sample, scalings, unconditional
-from cosmos_triton.runtime.diffusion_decoder import DiffusionDecoder, initial_noise
-from cosmos_triton.runtime.diffusion_windows import OVERLAP, join_windows, split_windows
-from cosmos_triton.runtime.tokenizers import LatentStatistics
+from cosmos_triton.runtime.diffusion import decoder as diffusion_decoder
+from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder, initial_noise
+from cosmos_triton.runtime.diffusion.sampler import (
+    SIGMA_DATA,
+    SamplerSettings,
+    denoise,
+    sample,
+    scalings,
+    unconditional,
+)
+from cosmos_triton.runtime.diffusion.windows import OVERLAP, join_windows, split_windows
+from cosmos_triton.runtime.video_tokenizer import LatentStatistics
 from parity.case import Case, assert_close, assert_equal
 from parity.families import tokenizers
 

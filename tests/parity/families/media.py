@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cosmos_triton.runtime.errors import InvalidInput
-from cosmos_triton.runtime.frames import fit, to_model_input, to_uint8
-from cosmos_triton.runtime.media_decode import last_frames
+from cosmos_triton.runtime.media.decode import last_frames
+from cosmos_triton.runtime.media.frames import fit, to_model_input, to_uint8
 from parity.case import Case, assert_close, assert_equal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cosmos_triton.networks.text_encoder import TextEncoderConfig, build_text_encoder
-from cosmos_triton.runtime.text_encoder import MAX_TOKENS, embed
+from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS, embed
 from parity.case import Case, assert_close, assert_equal
 
 

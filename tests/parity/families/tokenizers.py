@@ -17,7 +17,7 @@ from cosmos_triton.networks.tokenizer import (
     DiscreteEncoder,
     TokenizerConfig,
 )
-from cosmos_triton.runtime.tokenizers import (
+from cosmos_triton.runtime.video_tokenizer import (
     LatentStatistics,
     decode_latents,
     decode_tokens,

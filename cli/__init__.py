@@ -1,0 +1,1 @@
+"""Every command of `cosmos-triton`. The only room that prints results and decides exit codes."""

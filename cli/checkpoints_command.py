@@ -1,0 +1,116 @@
+"""The command line of this room: `cosmos-triton checkpoints`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+DOWNLOADABLE = [deployment.name for deployment in DEPLOYMENTS.values() if not deployment.is_tiny]
+
+
+def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
+    checkpoints = commands.add_parser(
+        "checkpoints",
+        help="bring checkpoints to this machine and make them ready to serve",
+        description="Bring checkpoints to this machine and make them ready to serve: "
+        "download (or tiny), then convert, then verify.",
+    )
+    steps = checkpoints.add_subparsers(metavar="STEP", required=True)
+
+    tiny = _add_step(
+        steps,
+        "tiny",
+        _tiny,
+        help="make small random checkpoints",
+        description="Make small random checkpoints with the files and key names of the released ones. What they "
+        "generate is noise; they run on a laptop in seconds.",
+        example="cosmos-triton checkpoints tiny /tmp/checkpoints",
+    )
+    tiny.add_argument("directory", type=Path, metavar="DIR")
+    tiny.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
+
+    download = _add_step(
+        steps,
+        "download",
+        _download,
+        help="fetch the released files of a deployment",
+        description="Fetch the released files of a deployment from the Hugging Face hub. Access to every repository "
+        "is checked before anything is fetched. Run it again to continue a download that was cut.",
+        example="cosmos-triton checkpoints download --deployment 4b --to checkpoints",
+    )
+    download.add_argument("--deployment", choices=DOWNLOADABLE, required=True)
+    download.add_argument("--to", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints")
+
+    convert = _add_step(
+        steps,
+        "convert",
+        _convert,
+        help="released files to safetensors",
+        description="Write the released files as safetensors beside them, which is all that the server reads. No code "
+        "from a file is run. What was converted before is left alone.",
+        example="cosmos-triton checkpoints convert checkpoints",
+    )
+    _add_directory(convert)
+
+    verify = _add_step(
+        steps,
+        "verify",
+        _verify,
+        help="what is there, what is missing, what does not fit",
+        description="Hold the converted files against the networks of every deployment, and against the SHA-256 "
+        "they had when they were written.",
+        example="cosmos-triton checkpoints verify checkpoints --deployment 4b",
+    )
+    _add_directory(verify)
+    verify.add_argument("--deployment", choices=list(DEPLOYMENTS), help="fail unless this one is ready")
+
+
+def _add_step(
+    steps: Commands[argparse.ArgumentParser], name: str, run: object, *, help: str, description: str, example: str
+) -> argparse.ArgumentParser:
+    parser = steps.add_parser(name, help=help, description=description, epilog=f"example: {example}")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory", type=Path, nargs="?", default=Path("checkpoints"), metavar="DIR", help="default: checkpoints"
+    )
+
+
+# Below, torch and its companions are loaded by the step that needs them.
+
+
+def _tiny(args: argparse.Namespace) -> int:
+    from cosmos_triton.tiny.checkpoint_tree import write_tiny_tree
+
+    write_tiny_tree(args.directory, seed=args.seed)
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from cosmos_triton.export.checkpoints.download import download
+
+    download(args.to, DEPLOYMENTS[args.deployment])
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from cosmos_triton.export.checkpoints.convert import convert
+
+    problems = convert(args.directory)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from cosmos_triton.export.checkpoints.verify import verify
+
+    return 0 if verify(args.directory, deployment=args.deployment) else 1

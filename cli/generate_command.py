@@ -1,0 +1,64 @@
+"""The command line `cosmos-triton generate`, and what the commands that call a server share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cosmos_triton.cli.exit_codes import complain
+from cosmos_triton.cli.single import generate_file
+from cosmos_triton.client.errors import InvalidInput
+from cosmos_triton.client.tensors import Parameters
+from cosmos_triton.client.world_client import WorldClient
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def add_generate(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="one video from a clip or an image",
+        description="Generate one video with a running server. Exit codes: 2 bad input, 3 blocked by a guardrail, "
+        "130 cancelled with Ctrl-C, 1 anything else.",
+        epilog="example: cosmos-triton generate clip.mp4 --prompt 'A street in the rain.' --seed 7",
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT", help="a png, jpeg, webp or mp4 file")
+    parser.add_argument("--prompt", help="required by video2world models, refused by base models")
+    parser.add_argument(
+        "--num-input-frames", type=int, metavar="N", help="1 or 9 (default: 1 for an image, 9 for a clip)"
+    )
+    parser.add_argument("--temperature", type=float, help="default: 1.0")
+    parser.add_argument("--top-p", type=float, help="default: the model's tuned value")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--disable-diffusion-decoder", action="store_true", help="decode with the discrete tokenizer: faster, coarser"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: outputs/, with the name of INPUT")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the server's report")
+    add_server(parser)
+    parser.set_defaults(run=_generate)
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which server."""
+    parser.add_argument("--url", metavar="HOST:PORT", help="default: localhost, at the port of the protocol")
+    parser.add_argument(
+        "--protocol", choices=["grpc", "http"], default="grpc", help="default: grpc; http has no progress and no cancel"
+    )
+
+
+def _generate(args: argparse.Namespace) -> int:
+    output = args.output or Path("outputs", f"{args.input.stem}.mp4")
+    parameters = Parameters(
+        prompt=args.prompt,
+        num_input_frames=args.num_input_frames,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        disable_diffusion_decoder=args.disable_diffusion_decoder,
+    )
+    try:
+        with WorldClient(args.url, args.protocol) as client:
+            return generate_file(client, args.input, parameters, output=output, report=args.report)
+    except InvalidInput as error:  # the url
+        return complain(error)

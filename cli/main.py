@@ -1,0 +1,48 @@
+"""The command `cosmos-triton`. Each room brings its own subcommands, and loads what they need when they run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cosmos_triton.cli import (
+    checkpoints_command,
+    export_command,
+    generate_command,
+    plan_command,
+    serve_command,
+    source_commands,
+)
+from cosmos_triton.runtime.errors import CosmosError
+
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="cosmos-triton", description="Cosmos-1.0 autoregressive world models, served by Triton."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    checkpoints_command.add_checkpoints(commands)
+    export_command.add_export(commands)
+    plan_command.add_plan(commands)
+    serve_command.add_serve(commands)
+    generate_command.add_generate(commands)
+    source_commands.add_base(commands)
+    source_commands.add_video2world(commands)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except CosmosError as error:
+        print(error, file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("cosmos_triton"):
+            raise
+        print(f"{error}: this command needs the server packages: pip install 'cosmos-triton[server]'", file=sys.stderr)
+    except OSError as error:  # disk full, no permission
+        print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 1

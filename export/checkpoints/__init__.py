@@ -1,0 +1,1 @@
+"""Released files: what there is, download, conversion to safetensors, verification."""

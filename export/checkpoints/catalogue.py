@@ -1,0 +1,252 @@
+"""What a checkpoint directory holds: each converted file, what it is made from, and what must be in it.
+
+A converted file holds exactly the tensors of its network. What else a released file has is left out: constants that
+TorchScript captured, state of other frameworks, the halves of T5 and SigLIP that nothing here uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, SiglipConfig, SiglipVisionModel
+
+from cosmos_triton.export.checkpoints.huggingface import MODEL_PATTERNS, read_json
+from cosmos_triton.export.checkpoints.released import Find, adapted, torch_file, transformers_folder
+from cosmos_triton.guardrail import lemmas
+from cosmos_triton.networks import (
+    ar_transformer,
+    diffusion_transformer,
+    retinaface,
+    text_encoder,
+    tokenizer,
+    video_safety,
+)
+from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.checkpoints import network_shapes
+from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.errors import CheckpointError
+from cosmos_triton.runtime.mapped_file import Shapes
+from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
+
+GUARDRAIL = "Cosmos-1.0-Guardrail"
+T5 = "google-t5/t5-11b"
+LLAMA_GUARD = "meta-llama/LlamaGuard-7b"
+AEGIS = "nvidia/Aegis-AI-Content-Safety-LlamaGuard-Defensive-1.0"
+SIGLIP = "google/siglip-so400m-patch14-384"
+STATISTICS_FRAMES = 16  # latent frames that mean_std.pt has numbers for
+
+NeededBy = Callable[[Deployment], bool]
+ShapesOf = Callable[[Path, Deployment], Shapes]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One converted file.
+
+    target: its path in the checkpoint directory.
+    find: the released files that it is made from, in a checkpoint directory.
+    shapes: what it must hold for a deployment. Where the released folder has a config.json, that is part of the answer.
+    needed_by: whether a deployment cannot run without it.
+    """
+
+    target: str
+    find: Find
+    shapes: ShapesOf
+    needed_by: NeededBy
+
+    def variants(self, directory: Path) -> dict[str, Shapes]:
+        """What it may hold, by deployment."""
+        users = [d for d in DEPLOYMENTS.values() if self.needed_by(d)] or DEPLOYMENTS.values()
+        return {deployment.name: self.shapes(directory, deployment) for deployment in users}
+
+
+def _every(_: Deployment) -> bool:
+    return True
+
+
+def _none(_: Deployment) -> bool:
+    return False
+
+
+def _only(deployment: Deployment) -> NeededBy:
+    return lambda other: other.name == deployment.name
+
+
+def _video2world(deployment: Deployment) -> bool:
+    """These encode and check a prompt; the others use the stored embedding of a generic one."""
+    return deployment.is_video2world
+
+
+@cache
+def _network_shapes(build: Callable[[Any], nn.Module], config: Any) -> Shapes:
+    with torch.device("meta"):
+        return network_shapes(build(config))
+
+
+def _preset(build: Callable[[Any], nn.Module], presets: dict[str, Any], field: str) -> ShapesOf:
+    """Shapes of the network whose preset stands in `field` of a deployment."""
+    return lambda _, deployment: _network_shapes(build, presets[getattr(deployment, field)])
+
+
+def _statistics(_: Path, deployment: Deployment) -> Shapes:
+    channels = tokenizer.PRESETS[deployment.continuous_tokenizer].latent_channels
+    return dict.fromkeys(("mean", "std"), (channels * STATISTICS_FRAMES,))
+
+
+def _context(_: Path, deployment: Deployment) -> Shapes:
+    return {"context": (1, MAX_TOKENS, diffusion_transformer.PRESETS[deployment.diffusion_decoder].context_dim)}
+
+
+def _llama(directory: Path, _: Deployment) -> Shapes:
+    return _configured(directory / paths.TEXT_SAFETY / "config.json", _build_llama)
+
+
+def _siglip(directory: Path, deployment: Deployment) -> Shapes:
+    shapes = _configured(directory / paths.VIDEO_SAFETY_ENCODER / "config.json", _build_siglip)
+    width = video_safety.PRESETS[deployment.video_safety].input_dim
+    return shapes | {"post_layernorm.weight": (width,)}  # whatever the folder says, the classifier reads this
+
+
+def _build_llama(config: dict[str, Any]) -> nn.Module:
+    return LlamaForCausalLM(LlamaConfig(**config))
+
+
+def _build_siglip(config: dict[str, Any]) -> nn.Module:
+    return SiglipVisionModel(SiglipConfig(**config).vision_config)
+
+
+def _configured(path: Path, build: Callable[[dict[str, Any]], nn.Module]) -> Shapes:
+    """Shapes of the network that a config.json describes."""
+    config = read_json(path)
+    try:
+        with torch.device("meta"):
+            return network_shapes(build(config))
+    except Exception as error:  # whatever transformers makes of a bad value
+        raise CheckpointError(f"{path}: not a configuration of the model: {error}") from error
+
+
+def _tokenizer(target: str, build: Callable[[Any], nn.Module], field: str, needed_by: NeededBy) -> Checkpoint:
+    source = target.replace(".safetensors", ".jit")
+    return Checkpoint(target, torch_file(source), _preset(build, tokenizer.PRESETS, field), needed_by)
+
+
+def _ar_model(deployment: Deployment) -> Checkpoint:
+    return Checkpoint(
+        f"{deployment.ar_folder}/{paths.WEIGHTS}",
+        torch_file(f"{deployment.ar_folder}/model.pt"),
+        _preset(ar_transformer.ARTransformer, ar_transformer.PRESETS, "ar_preset"),
+        _only(deployment),
+    )
+
+
+_DIFFUSION = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8"
+
+CHECKPOINTS: tuple[Checkpoint, ...] = (
+    *(_ar_model(deployment) for deployment in DEPLOYMENTS.values()),
+    _tokenizer(paths.DISCRETE_ENCODER, tokenizer.DiscreteEncoder, "discrete_tokenizer", _every),
+    _tokenizer(paths.DISCRETE_DECODER, tokenizer.DiscreteDecoder, "discrete_tokenizer", _every),
+    _tokenizer(paths.CONTINUOUS_ENCODER, tokenizer.ContinuousEncoder, "continuous_tokenizer", _none),
+    _tokenizer(paths.CONTINUOUS_DECODER, tokenizer.ContinuousDecoder, "continuous_tokenizer", _every),
+    Checkpoint(
+        paths.LATENT_STATISTICS,
+        torch_file("Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.pt", items=("mean", "std")),
+        _statistics,
+        _every,
+    ),
+    Checkpoint(
+        paths.DIFFUSION_DECODER,
+        torch_file(f"{_DIFFUSION}/model.pt"),
+        _preset(diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, "diffusion_decoder"),
+        _every,
+    ),
+    Checkpoint(paths.GENERIC_PROMPT, torch_file(f"{_DIFFUSION}/aux_vars.pt"), _context, _every),
+    Checkpoint(
+        f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}",
+        transformers_folder(T5, T5),
+        _preset(text_encoder.build_text_encoder, text_encoder.PRESETS, "text_encoder"),
+        _video2world,
+    ),
+    Checkpoint(
+        f"{paths.TEXT_SAFETY}/{paths.WEIGHTS}",
+        adapted(
+            transformers_folder(LLAMA_GUARD, LLAMA_GUARD),
+            f"{GUARDRAIL}/aegis",
+            AEGIS,
+        ),
+        _llama,
+        _video2world,
+    ),
+    Checkpoint(
+        f"{paths.VIDEO_SAFETY_ENCODER}/{paths.WEIGHTS}",
+        transformers_folder(f"{GUARDRAIL}/video_content_safety_filter", SIGLIP),
+        _siglip,
+        _every,
+    ),
+    Checkpoint(
+        paths.VIDEO_SAFETY,
+        torch_file(f"{GUARDRAIL}/video_content_safety_filter/safety_filter.pt"),
+        _preset(video_safety.VideoSafety, video_safety.PRESETS, "video_safety"),
+        _every,
+    ),
+    Checkpoint(
+        paths.FACE_DETECTOR,
+        torch_file(f"{GUARDRAIL}/face_blur_filter/Resnet50_Final.pth"),
+        _preset(retinaface.RetinaFace, retinaface.PRESETS, "face_detector"),
+        _every,
+    ),
+)
+
+WORDNET = f"{paths.NLTK_DATA}/{lemmas.WORDNET.as_posix()}"
+# What the checks of a prompt read besides; each pattern must match a file.
+PROMPT_FILES = (
+    f"{paths.BLOCKLIST}/custom/*",
+    f"{paths.BLOCKLIST}/exact_match/*",
+    *(f"{paths.NLTK_DATA}/{file.as_posix()}" for file in lemmas.FILES),
+    f"{paths.TEXT_SAFETY}/tokenizer.*",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository on the hub: the folder its files go to, and patterns of those that are wanted.
+
+    `revision` is followed to a commit once; the manifest remembers the commit.
+    """
+
+    name: str
+    folder: str
+    wanted: tuple[str, ...]
+    needed_by: NeededBy
+    revision: str = "main"
+
+
+def _cosmos(folder: str, *wanted: str, needed_by: NeededBy = _every) -> Repository:
+    return Repository(f"nvidia/{folder}", folder, wanted, needed_by)
+
+
+REPOSITORIES: tuple[Repository, ...] = (
+    *(
+        _cosmos(deployment.ar_folder, "model.pt", "config.json", needed_by=_only(deployment))
+        for deployment in DEPLOYMENTS.values()
+        if not deployment.is_tiny
+    ),
+    _cosmos("Cosmos-1.0-Tokenizer-DV8x16x16", "encoder.jit", "decoder.jit"),
+    _cosmos("Cosmos-1.0-Tokenizer-CV8x8x8", "decoder.jit", "mean_std.pt"),
+    _cosmos(_DIFFUSION, "model.pt", "aux_vars.pt"),
+    _cosmos(
+        GUARDRAIL,
+        "blocklist/*",
+        "face_blur_filter/Resnet50_Final.pth",
+        "video_content_safety_filter/safety_filter.pt",
+    ),
+    Repository(SIGLIP, f"{GUARDRAIL}/video_content_safety_filter", MODEL_PATTERNS, _every),
+    Repository(T5, T5, MODEL_PATTERNS, _video2world),
+    Repository(LLAMA_GUARD, LLAMA_GUARD, MODEL_PATTERNS, _video2world),
+    Repository(AEGIS, f"{GUARDRAIL}/aegis", MODEL_PATTERNS, _video2world),
+)

@@ -1,0 +1,138 @@
+"""Released files to safetensors beside them.
+
+Tensors go from the mapped source to the destination one at a time, so that memory holds one tensor, whatever the size
+of the file. A file is converted when it is new or has changed; the manifest remembers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS, WORDNET, Checkpoint
+from cosmos_triton.export.checkpoints.manifest import Converted, Manifest, replace_file
+from cosmos_triton.export.checkpoints.released import MissingError, Release
+from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
+from cosmos_triton.runtime.checkpoints import shape_problems, summary
+from cosmos_triton.runtime.errors import CheckpointError
+from cosmos_triton.runtime.mapped_file import Shapes
+
+# Names that may stand in front of a tensor's own: an outer dictionary, or the module that the network was part of.
+WRAPPERS = {"state_dict", "model", "module", "net", "vision_model"}
+
+
+def convert(directory: Path) -> list[str]:
+    """Convert what is there and not yet converted; says on standard output what was done.
+
+    Returns:
+        What could not be converted, a line each.
+
+    Raises:
+        CheckpointError: there is nothing to convert in `directory`.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such folder")
+    manifest = Manifest.read(directory)
+    problems, converted, up_to_date = [], 0, 0
+    for checkpoint in CHECKPOINTS:
+        try:
+            release = checkpoint.find(directory)
+            if _convert_if_changed(checkpoint, release, manifest):
+                converted += 1
+            else:
+                up_to_date += 1
+        except MissingError:  # not downloaded, or taken away to save room
+            up_to_date += (directory / checkpoint.target).is_file()
+        except CheckpointError as error:
+            problems.append(str(error))
+    try:
+        _unpack_wordnet(directory)
+    except zipfile.BadZipFile as error:
+        problems.append(f"{directory / WORDNET}.zip: {error}")
+    if not (converted or up_to_date or problems):
+        raise CheckpointError(f"{directory}: no released files; `cosmos-triton checkpoints download` fetches them")
+    outcome = {"converted": converted, "up to date": up_to_date, "failed": len(problems)}
+    text = ", ".join(f"{count} {what}" for what, count in outcome.items() if count)
+    print(text if converted or problems else f"{text}, nothing to do")
+    return problems
+
+
+def _convert_if_changed(checkpoint: Checkpoint, release: Release, manifest: Manifest) -> bool:
+    directory = manifest.directory
+    source_size = sum(path.stat().st_size for path in release.files)
+    with tqdm(total=source_size, desc=checkpoint.target, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        sources = {
+            path.relative_to(directory).as_posix(): manifest.source_sha256(path, bar.update) for path in release.files
+        }
+        if _is_up_to_date(manifest, checkpoint.target, sources):
+            manifest.write()
+            return False
+        target = directory / checkpoint.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in release.companions:
+            replace_file(target.parent / path.name, path.read_bytes())
+        weights = release.read()
+        tensors = _tensors_of_network(checkpoint, release, weights.tensors, directory)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        bar.total = source_size + size
+        _check_free_space(target.parent, size)
+        sha256 = write_safetensors(target, tensors, value=weights.merge, progress=bar.update)
+    manifest.converted[checkpoint.target] = Converted(sha256, target.stat().st_size, sources)
+    manifest.write()
+    left_out = len(weights.tensors) - len(tensors)
+    print(f"{checkpoint.target}: {len(tensors)} tensors, {tqdm.format_sizeof(size, 'B')}; {left_out} left out")
+    return True
+
+
+def _is_up_to_date(manifest: Manifest, target: str, sources: dict[str, str]) -> bool:
+    record, path = manifest.converted.get(target), manifest.directory / target
+    return record is not None and record.sources == sources and path.is_file() and path.stat().st_size == record.bytes
+
+
+def _tensors_of_network(
+    checkpoint: Checkpoint, release: Release, tensors: Mapping[str, Tensor], directory: Path
+) -> dict[str, Tensor]:
+    """The tensors of the network that the file fits, by the network's names. CheckpointError if it fits none."""
+    attempts = []
+    for expected in checkpoint.variants(directory).values():
+        chosen = select(tensors, expected)
+        problems = shape_problems({name: tuple(tensor.shape) for name, tensor in chosen.items()}, expected)
+        if not problems:
+            return chosen
+        attempts.append(problems)
+    raise CheckpointError(f"{release.files[0]}: {summary(min(attempts, key=len))}")
+
+
+def select(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
+    """Those of `tensors` that a network expects, by its names: as they are, or with wrappers in front taken off."""
+    chosen = {}
+    for name, tensor in tensors.items():
+        own_name = name
+        while own_name not in expected and own_name.partition(".")[0] in WRAPPERS:
+            own_name = own_name.partition(".")[2]
+        if own_name in expected:
+            chosen[own_name] = tensor
+    return chosen
+
+
+def _unpack_wordnet(directory: Path) -> None:
+    """NLTK hands WordNet out as an archive, and the blocklist reads its files."""
+    folder = directory / WORDNET
+    archive = folder.with_suffix(".zip")
+    if folder.exists() or not archive.is_file():
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked, zipfile.ZipFile(archive) as packed:
+        packed.extractall(unpacked)
+        (Path(unpacked) / folder.name).replace(folder)
+
+
+def _check_free_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise CheckpointError(f"{folder}: {tqdm.format_sizeof(free, 'B')} free, {tqdm.format_sizeof(size, 'B')} needed")

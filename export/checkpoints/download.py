@@ -1,0 +1,228 @@
+"""Released files from the hub: first everything is checked, then the files are fetched.
+
+A download that was cut goes on where it stopped, also in a later run: huggingface_hub itself throws partial files away
+when it ends. Every run fetches the commits that the first one found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, get_token, hf_hub_url
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+from tqdm import tqdm
+
+from cosmos_triton.export.checkpoints.catalogue import REPOSITORIES, Repository
+from cosmos_triton.export.checkpoints.manifest import Manifest, sha256_of
+from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.errors import CheckpointError
+
+ATTEMPTS = 5  # in a row that bring nothing
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file on the hub and where it goes; `sha256` is None for small files, which the hub keeps as git blobs."""
+
+    url: str
+    path: Path
+    size: int
+    git_sha1: str
+    sha256: str | None
+
+    @property
+    def partial(self) -> Path:
+        """Where the file grows. Its name holds the content's, so that a part of another version is not continued."""
+        return self.path.with_name(f"{self.path.name}.{self.git_sha1[:12]}.partial")
+
+    def missing_bytes(self) -> int:
+        return self.size - (self.partial.stat().st_size if self.partial.is_file() else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to fetch from one repository."""
+
+    repository: Repository
+    commit: str
+    files: list[RemoteFile]
+
+
+def download(directory: Path, deployment: Deployment) -> None:
+    """Fetch the released files of `deployment` into `directory`.
+
+    Raises:
+        CheckpointError: a repository is out of reach or not open to this user, or the disk is too small; then nothing
+            was fetched. Or the connection broke for good, or a file is not what the hub says; the next run continues.
+    """
+    manifest = Manifest.read(directory)
+    plans = _preflight(directory, deployment, manifest)
+    wanted = [file for plan in plans for file in plan.files if not _is_here(file, manifest)]
+    _check_free_space(directory, sum(file.missing_bytes() for file in wanted))
+
+    directory.mkdir(parents=True, exist_ok=True)
+    manifest.revisions |= {plan.repository.name: plan.commit for plan in plans}
+    manifest.write()
+    size = sum(file.size for file in wanted)
+    done = size - sum(file.missing_bytes() for file in wanted)
+    with tqdm(total=size, initial=done, unit="B", unit_scale=True, disable=None) as bar:
+        for file in wanted:
+            bar.set_description(file.path.name)
+            manifest.record_source(file.path, _fetch(file, bar))
+            manifest.write()
+    print(f"{len(wanted)} files fetched, {_bytes(size)}; next: cosmos-triton checkpoints convert {directory}")
+
+
+def _preflight(directory: Path, deployment: Deployment, manifest: Manifest) -> list[Plan]:
+    """A plan for every repository. CheckpointError with a line for each that cannot be used."""
+    plans, problems = [], []
+    for repository in REPOSITORIES:
+        if not repository.needed_by(deployment):
+            continue
+        try:
+            plan = _plan(repository, directory, manifest)
+        except CheckpointError as error:
+            problems.append(f"{repository.name}: {error}")
+            continue
+        size = sum(file.size for file in plan.files)
+        print(f"{repository.name}: {len(plan.files)} files, {_bytes(size)}, commit {plan.commit}")
+        plans.append(plan)
+    if problems:
+        raise CheckpointError("\n".join(problems))
+    return plans
+
+
+def _plan(repository: Repository, directory: Path, manifest: Manifest) -> Plan:
+    name = repository.name
+    try:
+        revision = manifest.revisions.get(name, repository.revision)
+        info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
+        siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        wanted = _wanted(list(siblings), repository.wanted)
+        if not info.sha or not wanted:
+            raise CheckpointError(f"it has none of {', '.join(repository.wanted)}")
+        # The list of files is public where the files are not: ask for one.
+        HfApi().get_hf_file_metadata(url=hf_hub_url(name, wanted[0], revision=info.sha), timeout=TIMEOUT_S)
+    except GatedRepoError as error:
+        how = f"accept its licence at https://huggingface.co/{name}"
+        if get_token() is None:
+            how += ", then log in with `hf auth login` or set HF_TOKEN"
+        raise CheckpointError(f"access is not granted: {how}") from error
+    except RepositoryNotFoundError as error:
+        reason = "no such repository, or a private one"
+        raise CheckpointError(f"{reason}{'' if get_token() else ', and no token to log in with'}") from error
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"the hub answers {error.response.status_code}: {_first_line(error)}") from error
+    except (httpx2.HTTPError, OfflineModeIsEnabled, ValueError) as error:  # the last if its answer is no JSON
+        raise CheckpointError(f"{HfApi().endpoint} is out of reach: {_first_line(error)}") from error
+
+    files = [
+        RemoteFile(
+            url=hf_hub_url(name, path, revision=info.sha),
+            path=directory / repository.folder / path,
+            size=siblings[path].size or 0,
+            git_sha1=siblings[path].blob_id or "",
+            sha256=lfs.sha256 if (lfs := siblings[path].lfs) else None,
+        )
+        for path in wanted
+    ]
+    return Plan(repository, info.sha, files)
+
+
+def _wanted(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    """Names that match a pattern; where a model is there as safetensors and as pickles, the safetensors."""
+    safe = (name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute())
+    found = sorted(name for name in safe if any(fnmatchcase(name, pattern) for pattern in patterns))
+    if any(name.endswith(".safetensors") for name in found):
+        found = [name for name in found if ".bin" not in name]
+    return found
+
+
+def _is_here(file: RemoteFile, manifest: Manifest) -> bool:
+    """Whether the file need not be fetched: it is here, or what was converted from it is, and it was taken away."""
+    name = file.path.relative_to(manifest.directory).as_posix()
+    recorded = manifest.sources.get(name)
+    if not file.path.is_file():
+        made = [target for target, record in manifest.converted.items() if name in record.sources]
+        is_same = recorded is not None and file.sha256 is not None and recorded.sha256 == file.sha256
+        return is_same and bool(made) and all((manifest.directory / target).is_file() for target in made)
+    if file.path.stat().st_size != file.size:
+        return False
+    if recorded is not None and recorded.describes(file.path) and file.sha256 is not None:
+        return recorded.sha256 == file.sha256
+    sha256, is_intact = _check_content(file, file.path)
+    if is_intact:
+        manifest.record_source(file.path, sha256)
+    return is_intact
+
+
+def _check_content(file: RemoteFile, path: Path) -> tuple[str, bool]:
+    """SHA-256 of what lies at `path`, and whether it is the content that the hub names."""
+    with tqdm(
+        total=file.size, desc=f"SHA-256 {path.name}", unit="B", unit_scale=True, leave=False, disable=None
+    ) as bar:
+        sha256 = sha256_of(path, bar.update)
+    if file.sha256 is not None:
+        return sha256, sha256 == file.sha256
+    content = path.read_bytes()  # small: large files have a SHA-256
+    git_sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return sha256, file.git_sha1 in ("", git_sha1)  # mirrors of the hub may leave it out
+
+
+def _check_free_space(directory: Path, size: int) -> None:
+    folder = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise CheckpointError(f"{directory}: {_bytes(size)} to fetch, {_bytes(free)} free")
+
+
+def _fetch(file: RemoteFile, bar: tqdm[Any]) -> str:
+    """Bring the file to its place, from where an earlier attempt stopped. Returns its SHA-256."""
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    file.partial.touch()
+    attempts = 0
+    while (missing := file.missing_bytes()) > 0:
+        try:
+            _stream(file, bar)
+        except (httpx2.TransportError, HfHubHTTPError) as error:
+            attempts = attempts + 1 if file.missing_bytes() == missing else 0
+            if attempts == ATTEMPTS:
+                raise CheckpointError(f"{file.url}: {_first_line(error)}; run again to continue") from error
+            time.sleep(attempts)
+    sha256, is_intact = _check_content(file, file.partial)
+    if not is_intact:
+        file.partial.unlink()
+        raise CheckpointError(f"{file.url}: what arrived is not what the hub names; run again to fetch it anew")
+    file.partial.replace(file.path)
+    return sha256
+
+
+def _stream(file: RemoteFile, bar: tqdm[Any]) -> None:
+    have = file.size - file.missing_bytes()
+    headers = {**build_hf_headers(), "Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+    with get_session().stream("GET", file.url, headers=headers, timeout=TIMEOUT_S) as response:
+        hf_raise_for_status(response)
+        if response.status_code != httpx2.codes.PARTIAL_CONTENT and have:  # it begins at the beginning
+            bar.update(-have)
+            file.partial.write_bytes(b"")
+        with file.partial.open("ab") as partial:
+            for chunk in response.iter_bytes():
+                partial.write(chunk)
+                bar.update(len(chunk))
+
+
+def _bytes(size: int) -> str:
+    return tqdm.format_sizeof(size, "B")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,1 @@
+"""Graphs of the stateless stages, for ONNX Runtime and TensorRT."""

@@ -1,0 +1,1 @@
+"""The autoregressive sampler: engine, decoders, sampling, GPU kernels."""

@@ -1,0 +1,136 @@
+"""The diffusion decoder's sampler: from noise and discrete tokens to video latents.
+
+Preconditioning follows EDM (arXiv 2206.00364); the solver is a second-order multistep method in the logarithm of the
+noise level (DPM-Solver++(2M), arXiv 2211.01095).
+
+Legend: B batch, T latent frames, H, W latent height and width, h, w token grid, E, X context length and width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosmos_triton.networks.diffusion_transformer import DiffusionConfig
+from cosmos_triton.runtime.backends.backend import Runnable
+
+SIGMA_DATA = 0.5
+
+Denoiser = Runnable[DiffusionConfig]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """The released models' settings. `steps` solver steps are followed by one last evaluation at `sigma_min`."""
+
+    steps: int = 15
+    guidance: float = 1.8
+    sigma_max: float = 80.0
+    sigma_min: float = 0.02
+    rho: float = 7.0
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Noise levels, falling, `steps` + 1 of them."""
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return [(high + i / self.steps * (low - high)) ** self.rho for i in range(self.steps + 1)]
+
+
+def scalings(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(c_skip, c_out, c_in, c_noise) of EDM, in the shape and dtype of `sigma`."""
+    variance = sigma**2 + SIGMA_DATA**2
+    c_skip = SIGMA_DATA**2 / variance
+    c_out = sigma * SIGMA_DATA / variance.sqrt()
+    c_in = 1 / variance.sqrt()
+    c_noise = 0.25 * sigma.log()
+    return c_skip, c_out, c_in, c_noise
+
+
+def denoise(network: Denoiser, x: Tensor, sigma: float, tokens: Tensor, context: Tensor) -> Tensor:
+    """The network's estimate of the clean latents, [B, c, T, H, W] fp32.
+
+    The released pipeline computes the scalings in bf16. Here they and the sum are fp32; only the network runs in its
+    own dtype.
+
+    Args:
+        x: [B, c, T, H, W] latents plus noise of standard deviation `sigma`.
+        tokens: [B, T, h, w].
+        context: [B, E, X], in the network's dtype.
+    """
+    x = x.float()
+    level = torch.full((len(x),), sigma, device=x.device)
+    c_skip, c_out, c_in, c_noise = (c.view(-1, 1, 1, 1, 1) for c in scalings(level))
+    out = network((c_in * x).to(context.dtype), tokens, context, c_noise.flatten())
+    return c_skip * x + c_out * out.float()
+
+
+def unconditional(tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """What stands for "no tokens" and "no text" in guidance: token 0 everywhere, and zeros."""
+    return torch.zeros_like(tokens), torch.zeros_like(context)
+
+
+def guided_denoise(
+    network: Denoiser,
+    x: Tensor,
+    sigma: float,
+    tokens: Tensor,
+    context: Tensor,
+    *,
+    guidance: float,
+) -> Tensor:
+    """`denoise` pushed away from what the network would say without tokens and text. One forward of 2 B."""
+    no_tokens, no_context = unconditional(tokens, context)
+    both = denoise(
+        network,
+        torch.cat([x, x]),
+        sigma,
+        torch.cat([tokens, no_tokens]),
+        torch.cat([context, no_context]),
+    )
+    conditioned, unconditioned = both.chunk(2)
+    return conditioned + guidance * (conditioned - unconditioned)
+
+
+def sample(
+    network: Denoiser,
+    noise: Tensor,
+    tokens: Tensor,
+    context: Tensor,
+    *,
+    settings: SamplerSettings,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Clean latents [B, c, T, H, W] fp32, scaled by SIGMA_DATA.
+
+    Args:
+        noise: [B, c, T, H, W] of standard deviation `settings.sigma_max`.
+        tokens: [B, T, h, w].
+        context: [B, E, X], in the network's dtype.
+        on_step: called after each evaluation with (done, total). What it raises ends the sampling.
+    """
+    sigmas = settings.sigmas
+    x, history = noise.double(), None
+    for i, sigma in enumerate(sigmas):
+        clean = guided_denoise(network, x, sigma, tokens, context, guidance=settings.guidance).double()
+        if i < settings.steps:
+            x, history = _step(x, sigma, sigmas[i + 1], clean, history), (clean, sigma)
+        if on_step is not None:
+            on_step(i + 1, len(sigmas))
+    return clean.float()
+
+
+def _step(x: Tensor, sigma: float, next_sigma: float, clean: Tensor, history: tuple[Tensor, float] | None) -> Tensor:
+    """From noise level `sigma` to `next_sigma`, by this estimate of the clean latents and the one before."""
+    if history is None:
+        return next_sigma / sigma * x + (1 - next_sigma / sigma) * clean
+    last_clean, last_sigma = history
+    s, t, m = -math.log(sigma), -math.log(next_sigma), -math.log(last_sigma)
+    h = t - s
+    c = (m - s) / h
+    phi_1 = math.expm1(-h) / -h
+    phi_2 = (phi_1 - 1) / -h
+    return math.exp(-h) * x + h * ((phi_1 - phi_2 / c) * clean + phi_2 / c * last_clean)

@@ -1,0 +1,1 @@
+"""Untrusted files to frames, frames to mp4."""

@@ -1,0 +1,138 @@
+"""The boxes of an mp4 file (ISO/IEC 14496-12), read only for what bounds the work of a demuxer.
+
+A few bytes of header can announce millions of samples, for each of which a demuxer sets memory aside before the first
+frame is decoded. So the announced numbers are looked at here first.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cosmos_triton.runtime.media.limits import Limits, incomplete, refused
+
+# None of these is near what a camera or an encoder writes for a clip; each bounds a table that a demuxer builds.
+MAX_BOXES = 50_000
+MAX_DEPTH = 8
+MAX_EDITS = 16  # an edit may repeat the whole clip
+MAX_OTHER_SAMPLES = 1 << 22  # of all tracks that are not video
+
+Matrix = tuple[int, int, int, int]  # a, b, c, d
+UPRIGHT: Matrix = (1, 0, 0, 1)
+
+_LONGEST_READ = 96  # bytes of a box; a track header of 64-bit times is the longest
+_FIXED_POINT_ONE = 1 << 16
+_UNKNOWN_DURATION = ((1 << 32) - 1, (1 << 64) - 1)  # by version of the box
+_CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"))
+
+
+@dataclass(slots=True)
+class Track:
+    """What one track claims; sizes are 0 where it is no video."""
+
+    handler: bytes = b""
+    number: int = 0
+    width: int = 0
+    height: int = 0
+    samples: int = 0  # frames, of a video
+    edits: int = 0
+    matrix: Matrix = UPRIGHT
+
+
+@dataclass(slots=True)
+class _Movie:
+    tracks: list[Track] = field(default_factory=list)
+    seconds: float = 0.0
+    fragment_of: Track | None = None  # the track that the current fragment continues
+
+
+def read_mp4(data: bytes, limits: Limits) -> Track:
+    """The first video track of a file.
+
+    Raises:
+        InvalidInput: for a truncated file, one without video frames, and one that announces more than `limits` allow.
+        struct.error, IndexError: for a box too short to hold what it should.
+    """
+    movie = _Movie()
+    for count, (kind, start, end) in enumerate(_walk(data, 0, len(data))):
+        if count > MAX_BOXES:
+            raise refused(f"an mp4 of more than {MAX_BOXES} boxes", f"at most {MAX_BOXES} boxes")
+        _read_box(movie, kind, data[start : min(end, start + _LONGEST_READ)])
+        if len(movie.tracks) > limits.streams:
+            raise refused(f"an mp4 of more than {limits.streams} tracks", f"at most {limits.streams} tracks")
+
+    videos = [track for track in movie.tracks if track.handler == b"vide"]
+    others = sum(track.samples for track in movie.tracks if track.handler != b"vide")
+    if not videos:
+        brand = data[8:12].decode("latin-1")
+        raise refused(f"an mp4 (brand {brand!r}) of {len(movie.tracks)} tracks, none of them video", "a video track")
+    longest = max(track.samples for track in videos)
+    for what, claimed, limit in (
+        ("frames", longest, limits.frames),
+        ("seconds", movie.seconds, limits.clip_seconds),
+        ("edits", max(track.edits for track in movie.tracks), MAX_EDITS),
+        ("audio and data samples", others, MAX_OTHER_SAMPLES),
+    ):
+        if claimed > limit:
+            raise refused(f"an mp4 of {claimed:.10g} {what}", f"at most {limit:.10g} {what}")
+    if videos[0].samples == 0:
+        raise refused("an mp4 of 0 frames", f"1 to {limits.frames} frames")
+    return videos[0]
+
+
+def _walk(data: bytes, start: int, end: int, *, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, first content byte and end of every box, each container before what it holds."""
+    if depth > MAX_DEPTH:
+        raise refused(f"an mp4 of boxes nested {depth} deep", f"at most {MAX_DEPTH} deep")
+    while start + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, start)
+        content = start + 8
+        if size == 1:  # too long for 32 bits
+            (size,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        elif size == 0:  # the rest of the file
+            size = end - start
+        if size < content - start or start + size > end:
+            raise incomplete(f"an mp4 of {len(data)} bytes whose box {kind!r} should end at byte {start + size}")
+        yield kind, content, start + size
+        if kind in _CONTAINERS:
+            yield from _walk(data, content, start + size, depth=depth + 1)
+        start += size
+
+
+def _read_box(movie: _Movie, kind: bytes, body: bytes) -> None:
+    """Note what a box announces; `body` is the beginning of its content."""
+    if kind == b"trak":
+        movie.tracks.append(Track())
+        return
+    if kind == b"cmov":
+        raise refused("an mp4 with a compressed header", "an mp4 with a plain header")
+    if kind == b"mvhd":
+        timescale, duration = struct.unpack_from(">IQ" if body[0] else ">II", body, 20 if body[0] else 12)
+        unknown = _UNKNOWN_DURATION[body[0] > 0]
+        movie.seconds = 0.0 if duration == unknown else duration / max(1, timescale)
+    elif kind == b"tfhd":
+        (number,) = struct.unpack_from(">I", body, 4)
+        movie.fragment_of = next((track for track in movie.tracks if track.number == number), None)
+    elif kind == b"trun":
+        if movie.fragment_of is not None:
+            movie.fragment_of.samples += struct.unpack_from(">I", body, 4)[0]
+    elif movie.tracks:
+        _read_track_box(movie.tracks[-1], kind, body)
+
+
+def _read_track_box(track: Track, kind: bytes, body: bytes) -> None:
+    if kind == b"tkhd":
+        long = body[0] > 0  # times of 64 bits
+        (track.number,) = struct.unpack_from(">I", body, 20 if long else 12)
+        a, b, _, c, d = (n // _FIXED_POINT_ONE for n in struct.unpack_from(">5i", body, 52 if long else 40))
+        track.matrix = (a, b, c, d)
+    elif kind == b"hdlr" and not track.handler:  # a second one, in QuickTime files, is of the data and not of the track
+        track.handler = body[8:12]
+    elif kind == b"stsd" and track.handler == b"vide" and len(body) >= 44:
+        track.width, track.height = struct.unpack_from(">HH", body, 40)
+    elif kind in (b"stsz", b"stz2"):
+        track.samples += struct.unpack_from(">I", body, 8)[0]
+    elif kind == b"elst":
+        track.edits += struct.unpack_from(">I", body, 4)[0]

@@ -1,0 +1,44 @@
+"""From a prompt to the embedding that the transformers attend to.
+
+Legend: B prompts, E = 512 tokens a prompt, C embedding width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from cosmos_triton.runtime.backends.backend import Runnable
+
+MAX_TOKENS = 512
+
+
+class TextEncoder:
+    """T5 with its tokenizer. Longer prompts are cut at 512 tokens; rows past a prompt's end are zero."""
+
+    def __init__(self, network: Runnable[object], tokenizer: PreTrainedTokenizerFast) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Embeddings [B, E, C] in the network's dtype."""
+        batch = self.tokenizer(
+            prompts, max_length=MAX_TOKENS, truncation=True, padding="max_length", return_tensors="pt"
+        )
+        device = self.network.device
+        return embed(self.network, batch["input_ids"].to(device), batch["attention_mask"].to(device))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer.json of a T5 folder; it appends the end-of-sequence token."""
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>")
+
+
+@torch.inference_mode()
+def embed(network: Runnable[object], input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Embeddings [B, E, C] of input_ids [B, E]; zero where attention_mask [B, E] is 0."""
+    hidden = network(input_ids, attention_mask)
+    return hidden * attention_mask[..., None].to(hidden.dtype)

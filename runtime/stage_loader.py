@@ -1,0 +1,148 @@
+"""The networks of each stage, loaded for one deployment onto one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cosmos_triton.networks import ar_transformer, diffusion_transformer, tokenizer
+from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.networks.diffusion_transformer import DiffusionConfig, DiffusionTransformer
+from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
+from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.ar.decoder import Decoder
+from cosmos_triton.runtime.backends.backend import Runnable, open_graph
+from cosmos_triton.runtime.backends.graphs import ExportedStage
+from cosmos_triton.runtime.checkpoints import load_network
+from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder
+from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
+from cosmos_triton.runtime.mapped_file import SafetensorsFile
+from cosmos_triton.runtime.residency import Placement
+from cosmos_triton.runtime.video_tokenizer import LatentStatistics
+
+if TYPE_CHECKING:
+    from cosmos_triton.runtime.prompt_encoder import TextEncoder
+
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
+
+# Parts of the AR model's layers that are used when a clip's text is read, outside of their layer's forward.
+READ_FOR_CONTEXT = ("cross_attention.wk", "cross_attention.wv", "cross_attention.k_norm")
+
+
+def place_ar_decoder(network: ARTransformer, placement: Placement, slots: int, window: int = 1) -> Decoder:
+    """The decoder of a network that is on the placement's `load_device`; the placement moves what moves of both."""
+    fuse_projections(network)
+    placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
+    moves = not placement.is_resident
+    if placement.device == "cpu":
+        decoder = Decoder(network, slots, windows=(window,))
+    else:
+        from cosmos_triton.runtime.ar.cuda_decoder import CudaDecoder  # needs Triton, the compiler
+
+        decoder = CudaDecoder(network, slots, windows=(window,), moves=moves)
+    if moves:
+        decoder.send_away()
+        placement.parts.append(decoder)
+    return decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Loads what a stage runs. Networks run in bf16 on a GPU and in fp32 on a CPU.
+
+    Args:
+        placement: how the weights are kept. Its stage works inside `placement.at_work()`.
+        exported: the stage's graphs, where another engine than torch runs it.
+        weights_8bit: store the matrices of the AR model and of the diffusion network in 8 bits.
+    """
+
+    deployment: Deployment
+    checkpoint_dir: Path
+    placement: Placement
+    exported: ExportedStage | None = None
+    weights_8bit: bool = False
+
+    @property
+    def device(self) -> str:
+        return self.placement.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.device == "cpu" else torch.bfloat16
+
+    def text_encoder(self) -> TextEncoder:
+        from cosmos_triton.networks import text_encoder  # brings transformers, which takes seconds to import
+        from cosmos_triton.runtime.prompt_encoder import TextEncoder, load_tokenizer
+
+        folder = self.checkpoint_dir / paths.TEXT_ENCODER
+        config = text_encoder.PRESETS[self.deployment.text_encoder]
+        file = f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}"
+        network: Runnable[Any]
+        if self.exported:
+            network = open_graph(self.exported, "text_encoder", config, self.device)
+        else:
+            module = self._load(text_encoder.build_text_encoder, config, file)
+            network = self.placement.put(module, module.encoder.block)
+        return TextEncoder(network, load_tokenizer(folder))
+
+    def discrete_encoder(self) -> Runnable[TokenizerConfig]:
+        config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
+        if self.exported:
+            return open_graph(self.exported, "discrete_encoder", config, self.device)
+        return self.placement.put(self._load(DiscreteEncoder, config, paths.DISCRETE_ENCODER))
+
+    def discrete_decoder(self) -> Runnable[TokenizerConfig]:
+        config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
+        if self.exported:
+            return open_graph(self.exported, "discrete_decoder", config, self.device)
+        return self.placement.put(self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER))
+
+    def ar_decoder(self, slots: int, window: int) -> Decoder:
+        """For `slots` clips, trying `window` tokens a step: always as many, since in bf16 a clip's tokens may depend on
+        that, and an adaptive window on how fast which step was.
+        """
+        config = ar_transformer.PRESETS[self.deployment.ar_preset]
+        network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_PARTS)
+        return place_ar_decoder(network, self.placement, slots, window)
+
+    def diffusion_decoder(self) -> DiffusionDecoder:
+        config = diffusion_transformer.PRESETS[self.deployment.diffusion_decoder]
+        tokenizer_config = tokenizer.PRESETS[self.deployment.continuous_tokenizer]
+        network: Runnable[DiffusionConfig]
+        decoder: Runnable[TokenizerConfig]
+        if self.exported:
+            network = open_graph(self.exported, "denoising_step", config, self.device)
+            decoder = open_graph(self.exported, "continuous_decoder", tokenizer_config, self.device)
+        else:
+            module = self._load(DiffusionTransformer, config, paths.DIFFUSION_DECODER, eight_bit=DIFFUSION_PARTS)
+            network = self.placement.put(module, module.blocks.values())
+            decoder = self.placement.put(self._load(ContinuousDecoder, tokenizer_config, paths.CONTINUOUS_DECODER))
+        statistics = SafetensorsFile(self.checkpoint_dir / paths.LATENT_STATISTICS)
+        mean, std = (statistics.tensor(name).to(self.device) for name in ("mean", "std"))
+        return DiffusionDecoder(network, decoder, LatentStatistics.from_vectors(mean, std, tokenizer_config))
+
+    def generic_context(self) -> Tensor:
+        """Embedding [512, X] of the prompt that the diffusion decoder sees where the user gives none."""
+        return SafetensorsFile(self.checkpoint_dir / paths.GENERIC_PROMPT).tensor("context")[0].to(self.device)
+
+    def _load(
+        self, build: Callable[[Config], Network], config: Config, file: str, *, eight_bit: tuple[str, ...] = ()
+    ) -> Network:
+        """A network that is yet to be put where it belongs.
+
+        Args:
+            eight_bit: names of the parts that 8-bit weights are for.
+        """
+        is_8_bit = self.weights_8bit and bool(eight_bit)
+        device = "cpu" if is_8_bit else self.placement.load_device  # in bf16 it may not fit on the device
+        network = load_network(build, config, self.checkpoint_dir / file, dtype=self.dtype, device=device)
+        if is_8_bit:
+            quantise(network, eight_bit)
+        return network.to(self.placement.load_device)

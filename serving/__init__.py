@@ -1,0 +1,1 @@
+"""From checked checkpoints to a supervised tritonserver: run directory, server process, supervisor."""

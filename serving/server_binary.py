@@ -1,0 +1,162 @@
+"""Where tritonserver is, and what it needs to run this interpreter.
+
+Run as a module it installs the server next to the environment's packages:
+`python -m cosmos_triton.serving.server_binary`. The server comes out of a wheel, unpacked apart from the packages, so
+that what the wheel asks for binds nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosmos_triton.runtime.errors import CosmosError
+
+WHEEL, VERSION = "nvidia-pytriton", "0.7.0"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+LOADER_FAILED = 127  # what a program returns whose shared libraries are not found
+
+
+class ServerBinaryError(CosmosError):
+    """No tritonserver, or one that cannot run this interpreter."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerBinary:
+    """A tritonserver in the layout of its releases: bin/, backends/ and caches/ under one `root`."""
+
+    root: Path
+
+    @property
+    def executable(self) -> Path:
+        return self.root / "bin" / "tritonserver"
+
+    @property
+    def backends(self) -> Path:
+        return self.root / "backends"
+
+    @property
+    def caches(self) -> Path:
+        return self.root / "caches"
+
+    @property
+    def python_stub(self) -> Path:
+        """The program that runs a Python model."""
+        return self.backends / "python" / "triton_python_backend_stub"
+
+    def environment(self, libraries: Path) -> dict[str, str]:
+        """The process environment in which a Python model runs on the interpreter that runs this.
+
+        The stub runs the first `python3` on PATH, and needs that interpreter's libpython. LD_LIBRARY_PATH gets the
+        folder `libraries`, in which nothing but a link to libpython is put: the folder that libpython is in may be the
+        system's own library folder, and torch would load the cuDNN that it finds there before the one it was built
+        with. Attention then silently falls back to a kernel that takes 1.8 times as long.
+
+        Args:
+            libraries: a folder for this server alone; it is made, and must stay while the server runs.
+
+        Raises:
+            ServerBinaryError: the stub is for another Python, or there is no libpython.
+        """
+        found = re.search(rb"libpython(3\.\d+)\.so", self.python_stub.read_bytes())
+        if found and found[1].decode() != PYTHON:
+            raise ServerBinaryError(
+                f"{self.python_stub}: runs Python {found[1].decode()}, and this is {PYTHON}: "
+                "run this command with the server's own version"
+            )
+        environment = dict(os.environ)
+        environment["PATH"] = _first(Path(sys.executable).parent, environment.get("PATH"))
+        if libpython := _libpython():
+            libraries.mkdir(parents=True, exist_ok=True)
+            link = libraries / libpython.name
+            link.unlink(missing_ok=True)  # of an earlier server in this run directory
+            link.symlink_to(libpython)
+            environment["LD_LIBRARY_PATH"] = _first(libraries, environment.get("LD_LIBRARY_PATH"))
+        # Without arguments it complains and ends, once the loader has found all that it is linked with.
+        trial = subprocess.run([self.python_stub], env=environment, capture_output=True, text=True)
+        if trial.returncode == LOADER_FAILED:
+            missing = trial.stderr.strip().rpartition("shared libraries: ")[2]
+            raise ServerBinaryError(
+                f"{self.python_stub}: {missing}; on Debian and Ubuntu: apt-get install libpython{PYTHON}"
+            )
+        return environment
+
+
+def _first(folder: Path, paths: str | None) -> str:
+    return os.pathsep.join([str(folder), *([paths] if paths else [])])
+
+
+def _libpython() -> Path | None:
+    """The shared library of this very interpreter; None where it has none, and the loader's own search must do."""
+    for folder in (sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix, "lib")):
+        if folder and (library := Path(folder, f"libpython{PYTHON}.so.1.0")).exists():
+            return library
+    return None
+
+
+def installed_root() -> Path:
+    """Where `install` puts the server: inside the environment, and so one for each."""
+    return Path(sys.prefix, "tritonserver", "pytriton", "tritonserver")
+
+
+def find(explicit: Path | None = None) -> ServerBinary:
+    """The server to use: the explicit executable, else the one on PATH, else the installed one.
+
+    Raises:
+        ServerBinaryError: there is none.
+    """
+    if explicit:
+        if not os.access(explicit, os.X_OK) or explicit.is_dir():
+            raise ServerBinaryError(f"--tritonserver: value {explicit}; accepted: the path of an executable")
+        return _of(explicit)
+    if on_path := shutil.which("tritonserver"):
+        return _of(Path(on_path))
+    installed = ServerBinary(installed_root())
+    if not installed.executable.exists():
+        raise ServerBinaryError(
+            f"tritonserver: not on PATH, nor at {installed.executable}; "
+            f"`make setup` or `{sys.executable} -m {__spec__.name}` installs it, or give --tritonserver PATH"
+        )
+    return installed
+
+
+def _of(executable: Path) -> ServerBinary:
+    binary = ServerBinary(executable.resolve().parent.parent)
+    if not binary.python_stub.exists():
+        raise ServerBinaryError(f"{executable}: has no Python backend: {binary.python_stub} does not exist")
+    return binary
+
+
+def install() -> ServerBinary:
+    """Unpack the server and give it this Python's stub. What is there already is left alone."""
+    binary = ServerBinary(installed_root())
+    tree = Path(sys.prefix, "tritonserver")
+    if (tree / f"{WHEEL.replace('-', '_')}-{VERSION}.dist-info").exists():
+        return binary
+    with tempfile.TemporaryDirectory(prefix=".tritonserver-", dir=sys.prefix) as scratch:
+        unpacked = Path(scratch, "tree")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+        if subprocess.run([*pip, "--target", unpacked, f"{WHEEL}=={VERSION}"]).returncode:
+            raise ServerBinaryError(f"{WHEEL}=={VERSION}: pip could not install it")
+        root = unpacked / "pytriton" / "tritonserver"
+        stub = root / "python_backend_stubs" / PYTHON / binary.python_stub.name
+        if not stub.exists():
+            raise ServerBinaryError(f"{WHEEL}=={VERSION}: runs no models on Python {PYTHON}; use Python 3.11")
+        shutil.copy2(stub, root / "backends" / "python")
+        shutil.rmtree(tree, ignore_errors=True)  # another version
+        unpacked.rename(tree)
+    return binary
+
+
+if __name__ == "__main__":
+    try:
+        print(install().executable)
+    except ServerBinaryError as error:
+        sys.exit(str(error))

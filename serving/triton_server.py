@@ -1,0 +1,214 @@
+"""One tritonserver with its stages' processes: started, watched from outside, and ended without a trace."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosmos_triton.runtime.errors import CosmosError
+from cosmos_triton.serving.processes import arguments_of, children_of, die_with_parent, is_alive, kill_group
+from cosmos_triton.serving.repository_api import KEY_HEADER, RESTRICTED, RepositoryApi
+from cosmos_triton.serving.server_binary import ServerBinary
+from cosmos_triton.serving.server_log import ServerLog
+from cosmos_triton.serving.stop_signals import StopSignals
+
+START_SECONDS = 1800  # to load every stage
+EXIT_SECONDS = 1  # to end, when no model is left
+KILL_SECONDS = 5  # for the system to remove killed processes
+POLL_SECONDS = 0.1
+SHARED_MEMORY = Path("/dev/shm")
+# torch's allocator: GPU memory that grows by pages leaves little of it idle between tensors.
+ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+
+
+class StartError(CosmosError):
+    """The server did not become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+
+    @property
+    def reachable_host(self) -> str:
+        """Where this machine finds the server."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+    def check_free(self) -> None:
+        """Raises StartError where something listens already, so that nobody takes another server for this one."""
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            port = getattr(self, name)
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.host, port))
+                except (OSError, OverflowError) as error:
+                    option = f"--{name.replace('_', '-')}"
+                    reason = error.strerror if isinstance(error, OSError) else error
+                    raise StartError(
+                        f"{option}: value {port}; accepted: a free port of {self.host}: {reason}"
+                    ) from None
+
+
+class TritonServer:
+    """The server of one folder of models, whose stages meet in the folder `jobs`. `libraries` is a folder for what the
+    stages' processes are to find before the system's libraries.
+
+    A server and its Python stubs are one process group, and their shared memory has a prefix of its own: whatever
+    becomes of them, `kill` finds it all.
+    """
+
+    def __init__(
+        self,
+        binary: ServerBinary,
+        models: Path,
+        *,
+        jobs: Path,
+        libraries: Path,
+        addresses: Addresses,
+        has_gpu: bool,
+        options: Iterable[str] = (),
+    ) -> None:
+        key = secrets.token_hex(16)
+        self._models, self._jobs = models, jobs
+        self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)
+        self._has_gpu = has_gpu
+        self._environment = ALLOCATOR | binary.environment(libraries)
+        self._shared_memory = f"cosmos_triton_{secrets.token_hex(8)}_"
+        self._command = [
+            str(binary.executable),
+            f"--model-repository={models}",
+            f"--backend-directory={binary.backends}",
+            f"--cache-directory={binary.caches}",
+            # Every configuration is complete; completing it would start each stage twice.
+            "--disable-auto-complete-config",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            "--strict-readiness=true",
+            f"--exit-timeout-secs={EXIT_SECONDS}",
+            f"--http-address={addresses.host}",
+            f"--http-port={addresses.http_port}",
+            f"--grpc-address={addresses.host}",
+            f"--grpc-port={addresses.grpc_port}",
+            f"--metrics-address={addresses.host}",
+            f"--metrics-port={addresses.metrics_port}",
+            f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}={key}",
+            f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}={key}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            # A stage's interpreter may take its time to start, when a dozen do at once on a cold disk.
+            "--backend-config=python,stub-timeout-seconds=120",
+            "--log-format=ISO8601",
+            # Stages hand each other tensors in shared memory: no pool of the server's own is of use.
+            "--pinned-memory-pool-byte-size=0",
+            *(["--cuda-memory-pool-byte-size=0:0"] if has_gpu else ["--allow-gpu-metrics=false"]),
+            *options,
+        ]
+        self._process: subprocess.Popen[str] | None = None
+        self._log: ServerLog | None = None
+        self._stubs: dict[int, str] = {}
+        self._retired: set[int] = set()
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a server that has ended by itself; negative is the signal that ended it."""
+        return self._process.poll() if self._process else None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, stop: StopSignals) -> None:
+        """Start the server and return when it is ready.
+
+        Raises:
+            StartError: a model could not be loaded, or the server ended, or took too long. Nothing is left of it.
+        """
+        try:
+            self._start(stop)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _start(self, stop: StopSignals) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,  # a Ctrl-C is for this process alone, which then drains
+            preexec_fn=die_with_parent,
+        )
+        assert self._process.stdout
+        self._log = ServerLog(self._process.stdout, has_gpu=self._has_gpu)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.api.is_ready():
+            if self._log.failures or not self.is_running:
+                raise StartError(self._cause_of_failure())
+            if time.monotonic() > deadline:
+                raise StartError(f"tritonserver: not ready after {START_SECONDS} seconds")
+            stop.sleep(POLL_SECONDS)
+        self.find_stubs()
+
+    def _cause_of_failure(self) -> str:
+        assert self._log
+        if not self.is_running:
+            self._log.join(KILL_SECONDS)
+        if self._log.failures:
+            return "; ".join(f"{model}: {cause}" for model, cause in self._log.failures.items())
+        return f"tritonserver: {self._log.last_error or f'ended with code {self.exit_code}'}"
+
+    def find_stubs(self) -> None:
+        """Note the processes that the stages run in now."""
+        assert self._process
+        children = children_of(self._process.pid)
+        self._retired.intersection_update(children)
+        stubs = {pid: self._model_of(arguments_of(pid)) for pid in children if pid not in self._retired}
+        self._stubs = {pid: model for pid, model in stubs.items() if model}
+
+    def retire(self, model: str) -> None:
+        """Expect the processes of `model` to end: those that live may have requests to finish."""
+        self._retired.update(pid for pid, name in self._stubs.items() if name == model)
+
+    def _model_of(self, arguments: list[str]) -> str | None:
+        """The model that a stub was started for: the path of its model.py is among the arguments."""
+        paths = (Path(argument) for argument in arguments)
+        return next((path.relative_to(self._models).parts[0] for path in paths if self._models in path.parents), None)
+
+    def dead_models(self) -> set[str]:
+        """Models of which a process has ended since it was noted."""
+        return {model for pid, model in self._stubs.items() if not is_alive(pid)}
+
+    def stop(self, stop: StopSignals) -> None:
+        """Let a server that has no model left end by itself, as far as it does."""
+        if self._process and self.is_running:
+            self._process.terminate()
+            deadline = time.monotonic() + EXIT_SECONDS + 2  # it counts in whole seconds
+            while self.is_running and time.monotonic() < deadline:
+                stop.sleep(POLL_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process of the server, now, and remove the shared memory and the jobs that it left."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            kill_group(self._process.pid, seconds=KILL_SECONDS)
+            if self._log:
+                self._log.join(KILL_SECONDS)
+            self._process = self._log = None
+            self._stubs, self._retired = {}, set()
+        for region in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
+            region.unlink(missing_ok=True)
+        for job in self._jobs.iterdir():
+            job.unlink()

@@ -1,0 +1,290 @@
+"""What `serve` promises of a server that it runs, held against the real one on models that compute nothing."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from cosmos_triton.cli.main import main
+from support.paths import TOYS
+from support.served import Answer, Server
+
+BROKEN = "raise ValueError('weights: value none; accepted: some')"
+MakeServer = Callable[..., Server]
+
+UNREADY = 5  # seconds within which readiness must tell the truth
+RECOVERED = 30  # seconds within which a deployment serves again
+FAILED = 20  # seconds within which a request must have failed
+
+
+@pytest.fixture
+def in_background() -> Callable[..., Future[Answer]]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool.submit
+
+
+def infer(server: Server, model: str, *seconds: float, at_most: float = 60) -> Answer:
+    tensor = {"name": "seconds", "datatype": "FP32", "shape": [2], "data": seconds}
+    return server.request(f"models/{model}/infer", {"inputs": [tensor]}, seconds=at_most)
+
+
+def generate(server: Server, slow: float = 0, sampler: float = 0) -> Answer:
+    return infer(server, "world_generation", slow, sampler)
+
+
+def assert_nothing_is_left(server: Server, shared_memory: str, seconds: float = 0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and (server.left_processes() or regions(shared_memory)):
+        time.sleep(0.1)
+    assert server.left_processes() == []
+    assert regions(shared_memory) == []
+
+
+def regions(prefix: str) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"{prefix}*"))
+
+
+def shared_memory_of(server: Server) -> str:
+    """The prefix of its regions; there are some while it runs."""
+    arguments = Path(f"/proc/{server.triton_pid}/cmdline").read_text().split("\0")
+    (prefix,) = (argument.partition("prefix-name=")[2] for argument in arguments if "prefix-name" in argument)
+    assert regions(prefix)
+    return prefix
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def copy_of_toys(folder: Path) -> Path:
+    return Path(shutil.copytree(TOYS, folder / "repository"))
+
+
+def replace_initialize(repository: Path, model: str, statement: str) -> None:
+    (repository / model / "1" / "model.py").write_text(
+        f"class TritonPythonModel:\n    def initialize(self, args):\n        {statement}\n"
+    )
+
+
+def test_drain_finishes_requests_under_way_refuses_new_ones_and_leaves_nothing(
+    toys: MakeServer, in_background: Callable[..., Future[Answer]]
+) -> None:
+    server = toys().start()
+    shared_memory = shared_memory_of(server)
+    assert server.ready_line == (
+        f"toys is ready: http {server.url}, grpc {server.grpc_url}, metrics 127.0.0.1:{server.metrics_port}\n"
+    )
+    assert server.is_ready()
+    assert generate(server).status == http.HTTPStatus.OK
+
+    idle = http.client.HTTPConnection(server.url)  # which the server's own stop would wait for
+    idle.request("GET", "/v2/health/live")
+    idle.getresponse().read()
+    # Between the two stages the server's own stop would fail it.
+    under_way = in_background(generate, server, slow=1.5, sampler=1.5)
+    time.sleep(0.5)
+    began = time.monotonic()
+    server.signal()
+    server.wait_until(ready=False, seconds=UNREADY)
+    assert generate(server).status == http.HTTPStatus.NOT_FOUND
+    assert under_way.result().status == http.HTTPStatus.OK
+    assert server.wait() == 0
+    assert time.monotonic() - began < 15
+    idle.close()
+    assert "slow: finalized" in server.log
+    assert server.output() == ""
+    assert_nothing_is_left(server, shared_memory)
+
+
+def test_second_signal_stops_at_once(toys: MakeServer, in_background: Callable[..., Future[Answer]]) -> None:
+    server = toys().start()
+    shared_memory = shared_memory_of(server)
+    under_way = in_background(generate, server, slow=30)
+    time.sleep(0.5)
+    server.signal()
+    server.wait_until(ready=False, seconds=UNREADY)
+    assert server.is_running
+    began = time.monotonic()
+    server.signal(signal.SIGINT)
+    assert server.wait() == 1
+    assert time.monotonic() - began < 5
+    assert under_way.result().status == 0
+    assert_nothing_is_left(server, shared_memory)
+
+
+def test_drain_does_not_wait_for_what_died(toys: MakeServer, in_background: Callable[..., Future[Answer]]) -> None:
+    server = toys().start()
+    shared_memory = shared_memory_of(server)
+    under_way = in_background(generate, server, sampler=60)
+    time.sleep(0.5)
+    sampler = server.stub_pids("sampler")[0]
+    server.signal()
+    server.wait_until(ready=False, seconds=UNREADY)
+    os.kill(sampler, signal.SIGKILL)
+    assert server.wait(FAILED) == 1
+    assert under_way.result().status == 0
+    assert_nothing_is_left(server, shared_memory)
+
+
+def test_start_can_be_stopped(toys: MakeServer, tmp_path: Path) -> None:
+    repository = copy_of_toys(tmp_path)
+    replace_initialize(repository, "echo", "import time; time.sleep(60)")
+    server = toys(repository).launch()
+    wait_for(lambda: "loading: echo" in server.log, seconds=30)
+    server.signal()
+    assert server.wait(10) == 0
+    assert server.output() == ""
+    assert server.left_processes() == []
+
+
+def test_restricted_calls_are_for_the_supervisor_alone(toys: MakeServer) -> None:
+    """A load request may carry the code of a model, and regions of shared memory hold other clients' tensors."""
+    server = toys().start()
+    for path in ("repository/index", "repository/models/echo/unload", "repository/models/echo/load", "logging"):
+        assert server.request(path, {}).status == http.HTTPStatus.FORBIDDEN
+    assert server.request("systemsharedmemory/status").status == http.HTTPStatus.FORBIDDEN
+    client = InferenceServerClient(server.grpc_url)
+    for call in (client.get_model_repository_index, client.get_system_shared_memory_status, client.get_log_settings):
+        with pytest.raises(InferenceServerException, match="restricted"):
+            call()
+    assert client.is_model_ready("echo")
+    client.close()
+
+
+def test_dead_stages_fail_their_requests_alone_and_come_back(
+    toys: MakeServer, in_background: Callable[..., Future[Answer]]
+) -> None:
+    server = toys().start()
+    shared_memory, triton = shared_memory_of(server), server.triton_pid
+    elsewhere = in_background(generate, server, sampler=8)
+    time.sleep(0.5)
+    here = in_background(generate, server, slow=60)
+    time.sleep(0.5)
+    for model in ("slow", "echo"):
+        os.kill(server.stub_pids(model)[0], signal.SIGKILL)
+    server.wait_until(ready=False, seconds=UNREADY)
+    assert here.result().status == http.HTTPStatus.INTERNAL_SERVER_ERROR
+    assert here.result().seconds < FAILED
+    assert "'slow_0_0' is not healthy" in here.result().body
+    server.wait_until(ready=True, seconds=RECOVERED)
+    assert generate(server).status == http.HTTPStatus.OK
+    assert elsewhere.result().status == http.HTTPStatus.OK
+    assert server.triton_pid == triton
+    assert server.log.count(" died: ") == 1  # the other process of echo was ended, and did not die
+    assert len(server.stub_pids("echo")) == 2
+    assert server.stop() == 0
+    assert_nothing_is_left(server, shared_memory)
+
+
+@pytest.mark.parametrize("model", ["sampler", "world_generation"])
+def test_dead_stage_that_answers_from_a_thread_restarts_the_server(
+    toys: MakeServer, in_background: Callable[..., Future[Answer]], model: str
+) -> None:
+    """Nothing else ends the requests that died with it: the server waits for their answers."""
+    server = toys().start()
+    shared_memory, triton = shared_memory_of(server), server.triton_pid
+    under_way = in_background(generate, server, sampler=60)
+    time.sleep(1)
+    os.kill(server.stub_pids(model)[0], signal.SIGKILL)
+    server.wait_until(ready=False, seconds=UNREADY)
+    assert under_way.result().status == 0
+    assert under_way.result().seconds < FAILED
+    server.wait_until(ready=True, seconds=RECOVERED)
+    assert generate(server).status == http.HTTPStatus.OK
+    assert server.triton_pid != triton
+    assert server.stop() == 0
+    assert_nothing_is_left(server, shared_memory)
+
+
+def test_killed_server_is_restarted(toys: MakeServer, in_background: Callable[..., Future[Answer]]) -> None:
+    server = toys().start()
+    shared_memory, triton = shared_memory_of(server), server.triton_pid
+    under_way = in_background(generate, server, slow=60)
+    time.sleep(0.5)
+    os.kill(triton, signal.SIGKILL)
+    assert under_way.result().seconds < FAILED
+    server.wait_until(ready=False, seconds=UNREADY)
+    server.wait_until(ready=True, seconds=RECOVERED)
+    assert generate(server).status == http.HTTPStatus.OK
+    assert server.stop() == 0
+    assert_nothing_is_left(server, shared_memory)
+
+
+def test_server_that_does_not_answer_is_restarted(toys: MakeServer) -> None:
+    server = toys().start()
+    triton = server.triton_pid
+    os.kill(triton, signal.SIGSTOP)
+    wait_for(lambda: "does not answer" in server.log, seconds=40)
+    server.wait_until(ready=True, seconds=RECOVERED)
+    assert server.triton_pid != triton
+
+
+def test_nothing_outlives_a_killed_supervisor(toys: MakeServer) -> None:
+    server = toys().start()
+    shared_memory = shared_memory_of(server)
+    server.signal(signal.SIGKILL)
+    server.wait()
+    assert_nothing_is_left(server, shared_memory, seconds=15)
+
+
+def test_stage_that_cannot_come_back_ends_serve(toys: MakeServer, tmp_path: Path) -> None:
+    repository = copy_of_toys(tmp_path)
+    server = toys(repository).start()
+    shared_memory = shared_memory_of(server)
+    replace_initialize(repository, "echo", BROKEN)
+    os.kill(server.stub_pids("echo")[0], signal.SIGKILL)
+    assert server.wait(60) == 1
+    assert "gave up" in server.log.splitlines()[-1]
+    assert "echo: ValueError: weights: value none; accepted: some" in server.log.splitlines()[-1]
+    assert_nothing_is_left(server, shared_memory)
+
+
+def test_broken_model_ends_the_start_with_its_name_and_the_cause(toys: MakeServer, tmp_path: Path) -> None:
+    repository = copy_of_toys(tmp_path)
+    replace_initialize(repository, "slow", BROKEN)
+    server = toys(repository).launch()
+    assert server.wait(30) == 1
+    assert server.log.splitlines()[-1] == "slow: ValueError: weights: value none; accepted: some"
+    assert server.left_processes() == []
+
+
+@pytest.mark.parametrize("port", ["http", "grpc", "metrics"])
+def test_port_in_use_is_named(toys: MakeServer, port: str) -> None:
+    server = toys()
+    number = getattr(server, f"{port}_port")
+    with socket.create_server(("127.0.0.1", number)):
+        assert server.launch().wait(30) == 1
+    assert server.log == (
+        f"--{port}-port: value {number}; accepted: a free port of 127.0.0.1: Address already in use\n"
+    )
+
+
+def test_run_directory_serves_one_server_at_a_time(toys: MakeServer) -> None:
+    first, second = toys(), toys()
+    second.run_dir, second.log_file = first.run_dir, second.log_file.with_name("second log")
+    first.start()
+    assert second.launch().wait(30) == 1
+    assert "accepted: a folder that no running server uses" in second.log
+    assert first.is_ready()
+
+
+def test_missing_checkpoints_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--deployment", "tiny", "--checkpoint-dir", str(tmp_path / "absent")]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert str(tmp_path / "absent") in output.err
+    assert output.err.count("\n") == 1

@@ -1,0 +1,165 @@
+"""A `cosmos-triton serve` under test: a real process with a real tritonserver, on free ports of the loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosmos_triton.serving.ports import free_ports
+from cosmos_triton.serving.processes import arguments_of, children_of, is_alive
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request came to; status 0 when the connection broke."""
+
+    status: int
+    body: str
+    seconds: float
+
+
+class Server:
+    """Starts with `start`; `folder` holds its run directory and its log.
+
+    Args:
+        command: up to the options for ports and run directory, which are added.
+    """
+
+    def __init__(self, command: Sequence[str | Path], folder: Path) -> None:
+        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self.run_dir = folder / "run"
+        self.log_file = folder / "log"
+        self.command = [
+            *map(str, command),
+            f"--http-port={self.http_port}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-port={self.metrics_port}",
+            f"--run-dir={self.run_dir}",
+        ]
+        self.process: subprocess.Popen[str] | None = None
+        self.ready_line = ""
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def output(self) -> str:
+        """Standard output behind the ready line, of a process that has ended."""
+        assert self._process.stdout
+        return self._process.stdout.read()
+
+    def launch(self) -> Server:
+        """Start without waiting."""
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
+        return self
+
+    def start(self, seconds: float = 120) -> Server:
+        """Start, and wait for the line that says that it is ready."""
+        self.launch()
+        stdout = self._process.stdout
+        assert stdout
+        if select.select([stdout], [], [], seconds)[0]:
+            self.ready_line = stdout.readline()
+        if not self.ready_line:
+            self.close()
+            raise AssertionError(f"not ready; its log:\n{self.log}")
+        return self
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 60) -> int:
+        """The exit code, once it has ended."""
+        return self._process.wait(seconds)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.signal()
+        return self.wait()
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process and self.is_running:
+            for _ in range(2):
+                self.process.terminate()
+                time.sleep(0.2)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process and self.process.stdout:
+            self.process.stdout.close()
+
+    @property
+    def triton_pid(self) -> int:
+        """Of the tritonserver itself."""
+        (pid,) = children_of(self._process.pid)
+        return pid
+
+    def stub_pids(self, model: str) -> list[int]:
+        """Of the processes that a model's instances run in."""
+        path = f"{self.run_dir}/models/{model}/1/model.py"
+        return [pid for pid in children_of(self.triton_pid) if path in arguments_of(pid)]
+
+    def left_processes(self) -> list[list[str]]:
+        """Command lines of living processes that were started for this run directory."""
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        return [
+            arguments for pid in pids if str(self.run_dir) in " ".join(arguments := arguments_of(pid)) and is_alive(pid)
+        ]
+
+    def request(self, path: str, body: object = None, *, seconds: float = 60) -> Answer:
+        """GET /v2/`path`, or POST `body` as JSON."""
+        began = time.monotonic()
+        connection = http.client.HTTPConnection(self.url, timeout=seconds)
+        try:
+            connection.request(
+                "GET" if body is None else "POST", f"/v2/{path}", None if body is None else json.dumps(body)
+            )
+            response = connection.getresponse()
+            status, text = response.status, response.read().decode()
+        except TimeoutError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            status, text = 0, repr(error)
+        finally:
+            connection.close()
+        return Answer(status, text, time.monotonic() - began)
+
+    def is_ready(self) -> bool:
+        return self.request("health/ready").status == http.HTTPStatus.OK
+
+    def wait_until(self, ready: bool, seconds: float) -> float:
+        """Seconds until /v2/health/ready says so; fails after `seconds`."""
+        began = time.monotonic()
+        while self.is_ready() is not ready:
+            if time.monotonic() - began > seconds:
+                raise AssertionError(f"not {'ready' if ready else 'unready'} after {seconds} s; its log:\n{self.log}")
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    @property
+    def _process(self) -> subprocess.Popen[str]:
+        assert self.process
+        return self.process

@@ -1,0 +1,78 @@
+"""The guardrails of a tiny checkpoint directory: the released files and layouts, made in seconds.
+
+Every guardrail can be made to say no:
+
+- blocklist: a prompt with BLOCKED_WORD in it, also as bl0ckedw0rd, or with EXACT_WORD, also with
+  one letter too many;
+- Aegis: a prompt with DANGER_WORD in it;
+- content filter: the frame `unsafe_frame(height, width)`, a checkerboard of yellow and blue;
+- face blur: a face drawn by `draw_test_face(frame, y, x, size)`, 24 to 96 pixels large.
+
+To anything ordinary each of them says yes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cosmos_triton.export.checkpoints.catalogue import AEGIS, GUARDRAIL, LLAMA_GUARD, SIGLIP
+from cosmos_triton.guardrail.lemmas import FILES, WORDNET
+from cosmos_triton.tiny.face_detector import draw_test_face, write_face_detector
+from cosmos_triton.tiny.llama_guard import TRIGGER as DANGER_WORD
+from cosmos_triton.tiny.llama_guard import write_adapter, write_llama_guard
+from cosmos_triton.tiny.siglip import unsafe_frame, write_classifier, write_siglip
+
+__all__ = [
+    "BLOCKED_WORD",
+    "DANGER_WORD",
+    "EXACT_WORD",
+    "draw_test_face",
+    "unsafe_frame",
+    "write_guardrails",
+]
+
+BLOCKED_WORD = "blockedword"
+IRREGULAR_PLURAL = "blockedwordren"
+EXACT_WORD = "exactword"
+WORD_LISTS = {
+    "custom": (BLOCKED_WORD, "blocked phrase"),
+    "whitelist": (f"{BLOCKED_WORD}-free",),
+    "exact_match": (EXACT_WORD, "exact phrase"),
+}
+REVISION = "0123456789abcdef0123456789abcdef01234567"  # of the snapshots in the hub caches
+
+
+def write_guardrails(directory: Path, *, seed: int = 0) -> None:
+    """Writes the guardrails' part of a checkpoint directory, as it is after the download."""
+    guardrail = directory / GUARDRAIL
+    _write_word_lists(guardrail / "blocklist")
+    _write_wordnet(guardrail / "blocklist" / "nltk_data")
+    write_llama_guard(directory / LLAMA_GUARD, seed=seed)
+    write_adapter(_snapshot(guardrail / "aegis", AEGIS), seed=seed)
+    write_siglip(_snapshot(guardrail / "video_content_safety_filter", SIGLIP))
+    write_classifier(guardrail / "video_content_safety_filter" / "safety_filter.pt")
+    write_face_detector(guardrail / "face_blur_filter" / "Resnet50_Final.pth", seed=seed)
+
+
+def _snapshot(folder: Path, repository: str) -> Path:
+    """Where a hub cache in `folder` keeps the files of the repository's main branch."""
+    cache = folder / f"models--{repository.replace('/', '--')}"
+    (cache / "refs").mkdir(parents=True, exist_ok=True)
+    (cache / "refs" / "main").write_text(REVISION)
+    return cache / "snapshots" / REVISION
+
+
+def _write_word_lists(folder: Path) -> None:
+    for name, words in WORD_LISTS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "words.txt").write_text("\n".join(words) + "\n")
+
+
+def _write_wordnet(nltk_data: Path) -> None:
+    """As much of WordNet as the blocklist reads, with a single noun and an irregular plural of it."""
+    for file in FILES:
+        (nltk_data / file).parent.mkdir(parents=True, exist_ok=True)
+        (nltk_data / file).touch()
+    folder = nltk_data / WORDNET
+    (folder / "index.noun").write_text(f"{BLOCKED_WORD} n 1 0 1 0 00000000\n")
+    (folder / "noun.exc").write_text(f"{IRREGULAR_PLURAL} {BLOCKED_WORD}\n")
