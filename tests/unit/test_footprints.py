@@ -17,6 +17,7 @@ from cosmos_triton.planning.memory_plan import LIBRARIES, plan_memory
 from cosmos_triton.runtime.ar.decoder import Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.residency import MovingWeights, Placement
+from support.paths import RELEASED_MANIFESTS
 
 KEYS = {key_of(d, kind): (d, kind) for d in DEPLOYMENTS.values() for kind in subjects(d)}
 
