@@ -47,7 +47,7 @@ from cosmos_triton.planning.memory_plan import (
     MIB,
     SERVER_CONTEXT,
     STAGES,
-    Plan,
+    MemoryPlan,
     StagePlan,
     plan_memory,
 )
@@ -181,7 +181,7 @@ def stage_process(
 class StageProcess:
     """A process that has practised."""
 
-    def __init__(self, plan: Plan, stage: StagePlan, device: str, *, evaluations: int = 1) -> None:
+    def __init__(self, plan: MemoryPlan, stage: StagePlan, device: str, *, evaluations: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         device = "cpu" if stage.mode == "cpu" else device
         self.pipe, other = context.Pipe()
@@ -200,7 +200,7 @@ class StageProcess:
         self.process.join()
 
 
-def measure_all(plan: Plan, device: str) -> tuple[list[dict[str, Any]], float]:
+def measure_all(plan: MemoryPlan, device: str) -> tuple[list[dict[str, Any]], float]:
     """A row for each stage, and the most that all took together."""
     on_gpu, rows, whole = device != "cpu", [], 0.0
     used = [used_on_gpu() if on_gpu else 0]
@@ -233,7 +233,7 @@ def say(row: dict[str, Any]) -> None:
     print(f"{row['stage']:24} {row['mode']:9} {sizes}  {measured['seconds']:8.2f} s", flush=True)
 
 
-def compare(plan: Plan, stage: StagePlan, device: str) -> dict[str, float]:
+def compare(plan: MemoryPlan, stage: StagePlan, device: str) -> dict[str, float]:
     """Seconds as planned and with resident weights."""
     seconds = {}
     for form in (stage, replace(stage, mode="resident")):

@@ -8,14 +8,14 @@ from typing import Any
 
 from cosmos_triton.cli.checkpoints_command import Commands
 from cosmos_triton.planning.gpu_memory import AUTO, read_gpu_memory
-from cosmos_triton.planning.memory_plan import GB, SERVER_CONTEXT, Plan, StagePlan, plan_memory
+from cosmos_triton.planning.memory_plan import GB, SERVER_CONTEXT, MemoryPlan, StagePlan, plan_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 
 MEANING = """\
 resident   weights stay on the GPU
 streamed   weights pass through the GPU block by block, from the host's memory, while the stage works
-paged      weights come in when the stage begins to work, and leave when it ends
+offloaded  weights come in when the stage begins to work, and leave when it ends
 cpu        the stage runs on the CPU, in fp32
 held       on the GPU always; each process there has a CUDA context as well
 at work    more while the stage works; stages that do not fit into what is left do not work at the same time
@@ -60,13 +60,13 @@ def add_plan(commands: Commands[argparse.ArgumentParser]) -> None:
 def _plan(args: argparse.Namespace) -> int:
     gpu_memory = read_gpu_memory(args.gpu_memory)
     if gpu_memory is None:
-        raise InvalidInput("--gpu-memory", args.gpu_memory, "GB, since this machine has no GPU")
+        raise InvalidValue("--gpu-memory", args.gpu_memory, "GB, since this machine has no GPU")
     plan = plan_memory(DEPLOYMENTS[args.deployment], gpu_memory, weights_8bit=args.weights_8bit)
     print(json.dumps(as_json(plan), indent=2) if args.json else as_text(plan))
     return 0 if plan.fits else 1
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_json(plan: MemoryPlan) -> dict[str, Any]:
     """Sizes in GB; what does not fit has the plan that needs least."""
     return {
         "deployment": plan.deployment,
@@ -93,7 +93,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def as_text(plan: Plan) -> str:
+def as_text(plan: MemoryPlan) -> str:
     """A title, a table and what they come to."""
     title = f"{plan.deployment} in {plan.budget / GB:.1f} GB of GPU memory"
     if plan.fits:

@@ -24,9 +24,12 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.guardrail.judgement import PROMPT_PANEL, VIDEO_PANEL, Judgement, Panel
 from cosmos_triton.guardrail.verdict import GUARDRAIL_ERROR, Verdict
-from cosmos_triton.pipeline import glue
 from cosmos_triton.pipeline.block_counter import BlockCounter
-from cosmos_triton.pipeline.glue import Array, Cancelled, StageError
+from cosmos_triton.pipeline.errors import Cancelled, StageError
+from cosmos_triton.pipeline.jobs import Progress, is_alive
+from cosmos_triton.pipeline.responses import FINAL, failure
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import Array, array, json_tensor, scalar, string_tensor, texts
 from cosmos_triton.runtime.generation_request import GenerationRequest
 from cosmos_triton.runtime.media.fit import Fit
 
@@ -59,7 +62,7 @@ class Job:
     sender: Any
     streams: bool  # whether somebody listens to events
     has_ended: bool = False  # a stage that is no longer waited for may still answer
-    progress: glue.Progress | None = None
+    progress: Progress | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     report: dict[str, Any] = field(
         default_factory=lambda: {
@@ -74,7 +77,7 @@ class Job:
 
     def event(self, stage: str, done: int, total: int) -> None:
         if self.streams and not self.has_ended:
-            event = glue.json_tensor("event", {"stage": stage, "done": done, "total": total})
+            event = json_tensor("event", {"stage": stage, "done": done, "total": total})
             self.sender.send(pb.InferenceResponse([event]))
 
 
@@ -82,7 +85,7 @@ class Orchestrator:
     guardrail_seconds = GUARDRAIL_SECONDS
 
     def initialize(self, args: dict[str, str]) -> None:
-        self.settings = glue.Settings.read(args)
+        self.settings = Settings.read(args)
         self.streams = pb.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
         self.max_jobs = int(self.settings.parameters["max_jobs"])
         self.blocks = BlockCounter()
@@ -99,7 +102,7 @@ class Orchestrator:
             try:
                 job = self._accept(request, sender)
             except Exception as error:
-                sender.send(glue.failure(self.settings.name, repr(request.request_id()), error), flags=glue.FINAL)
+                sender.send(failure(self.settings.name, repr(request.request_id()), error), flags=FINAL)
             else:
                 asyncio.run_coroutine_threadsafe(self._run(job), self.loop)
 
@@ -111,10 +114,10 @@ class Orchestrator:
         if len(self.jobs) >= self.max_jobs:
             raise StageError("UNAVAILABLE", f"{len(self.jobs)} requests are under way")
         names = ("num_input_frames", "temperature", "top_p", "seed", "disable_diffusion_decoder")
-        asked = {name: glue.scalar(request, name) for name in names}
-        prompt = next(iter(glue.texts(request, "prompt")), None)
+        asked = {name: scalar(request, name) for name in names}
+        prompt = next(iter(texts(request, "prompt")), None)
         checked = GenerationRequest.checked(self.settings.deployment, prompt=prompt, **asked)
-        job = Job(checked, glue.array(request, "visual_input").copy(), sender, streams=self.streams)
+        job = Job(checked, array(request, "visual_input").copy(), sender, streams=self.streams)
         self.jobs[job.id] = job
         self.settings.jobs.begin(job.id)
         self._log(job, f"started for request {request.request_id()!r}")
@@ -128,15 +131,15 @@ class Orchestrator:
             video, outcome = b"", {"outcome": blocked.outcome, "reason": str(blocked)}
         except Exception as error:
             self._end(job)
-            job.sender.send(glue.failure(self.settings.name, job.id, error), flags=glue.FINAL)
+            job.sender.send(failure(self.settings.name, job.id, error), flags=FINAL)
             return
         self._end(job)
         seconds = round(time.monotonic() - started, 3)
         because = f" ({outcome['reason']})" if outcome["reason"] else ""
         self._log(job, f"{outcome['outcome']}{because} after {seconds} s")
         job.report["seconds"]["total"] = seconds
-        report = glue.json_tensor("report", outcome | job.report)
-        job.sender.send(pb.InferenceResponse([glue.string_tensor("video", video), report]), flags=glue.FINAL)
+        report = json_tensor("report", outcome | job.report)
+        job.sender.send(pb.InferenceResponse([string_tensor("video", video), report]), flags=FINAL)
 
     def _end(self, job: Job) -> None:
         job.has_ended = True
@@ -293,7 +296,7 @@ class Orchestrator:
         progress = self.settings.jobs.progress(job.id)
         if progress is None or progress.stage != stage:
             return
-        if not glue.is_alive(progress.pid):
+        if not is_alive(progress.pid):
             raise _failed(stage, DEAD)
         if progress != job.progress:
             job.progress = progress

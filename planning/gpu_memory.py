@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from cosmos_triton.planning.memory_plan import GB
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 
 AUTO = "auto"
 LEAST, MOST = 1, 100_000  # GB that anybody may mean
@@ -23,7 +23,7 @@ def read_gpu_memory(value: str) -> float | None:
     """GB from an option's value; for `auto` what is free, or None where there is no GPU.
 
     Raises:
-        InvalidInput: it is neither `auto` nor a number.
+        InvalidValue: it is neither `auto` nor a number.
     """
     if value == AUTO:
         return free_gpu_memory()
@@ -32,5 +32,5 @@ def read_gpu_memory(value: str) -> float | None:
     except ValueError:
         number = 0.0
     if not LEAST <= number <= MOST:
-        raise InvalidInput("--gpu-memory", value, f"{AUTO}, or GB (10^9 bytes), {LEAST} and more")
+        raise InvalidValue("--gpu-memory", value, f"{AUTO}, or GB (10^9 bytes), {LEAST} and more")
     return number

@@ -20,7 +20,7 @@ from typing import Literal
 from cosmos_triton.planning.footprints import NETWORKS, Network, key_of
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 
-Mode = Literal["resident", "streamed", "paged", "cpu"]
+Mode = Literal["resident", "streamed", "offloaded", "cpu"]
 
 GB = 10**9
 MIB = 2**20
@@ -97,7 +97,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """`peak` and `pool` in bytes; when it does not fit, the plan that needs least, and how much that is."""
 
     deployment: str
@@ -142,7 +142,7 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
 
-def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: bool = False) -> Plan:
+def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: bool = False) -> MemoryPlan:
     """The fastest plan for `gpu_memory_gb` times 10^9 bytes; the smallest there is, if none fits.
 
     Args:
@@ -150,7 +150,7 @@ def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: b
             where that is faster, or fits where bf16 does not.
     """
     budget = int(gpu_memory_gb * GB) // MIB * MIB
-    plans = [Plan(deployment.name, budget, stages) for stages in _frontier(deployment.name, weights_8bit)]
+    plans = [MemoryPlan(deployment.name, budget, stages) for stages in _frontier(deployment.name, weights_8bit)]
     fitting = [plan for plan in plans if plan.fits]
     if fitting:
         return min(fitting, key=lambda plan: plan.seconds)
@@ -241,7 +241,7 @@ def _moving_options(stage: str, networks: Sequence[Network], precision: str, bat
         )
     coming = weights / PCIE / batch
     yield replace(
-        plan, mode="paged", held=context, working=active + weights, seconds=seconds + coming + once, host=weights
+        plan, mode="offloaded", held=context, working=active + weights, seconds=seconds + coming + once, host=weights
     )
 
 
@@ -261,7 +261,7 @@ def _ar_options(network: Network, weights_8bit: bool) -> Iterator[StagePlan]:
             inside = ar.weights - streamed * ar.block
             yield StagePlan(
                 "ar_sampler",
-                "streamed" if streamed else "paged",
+                "streamed" if streamed else "offloaded",
                 precision,
                 held=context,
                 working=active + ar.kv_slot + inside + ring,

@@ -11,7 +11,7 @@ class CheckpointError(CosmosError):
     """A checkpoint file that is missing, broken, not what it should be, or out of reach."""
 
 
-class InvalidInput(CosmosError):
+class InvalidValue(CosmosError):
     """A request that cannot be served as it is: which input, what it is, and what is accepted instead."""
 
     def __init__(self, field: str, value: object, accepted: str) -> None:

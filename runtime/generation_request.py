@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cosmos_triton.runtime.deployments import Deployment
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 
 MAX_TEMPERATURE = 10.0
 MAX_PROMPT_BYTES = 100_000
@@ -40,7 +40,7 @@ class GenerationRequest:
         """With the deployment's defaults for what is None.
 
         Raises:
-            InvalidInput: names the field, its value, and what is accepted.
+            InvalidValue: names the field, its value, and what is accepted.
         """
         _check_prompt(deployment, prompt)
         request = cls(
@@ -52,13 +52,13 @@ class GenerationRequest:
             disable_diffusion_decoder=bool(disable_diffusion_decoder),
         )
         if num_input_frames is not None and num_input_frames not in INPUT_FRAMES:
-            raise InvalidInput("num_input_frames", num_input_frames, "1 or 9")
+            raise InvalidValue("num_input_frames", num_input_frames, "1 or 9")
         if not 0 <= request.temperature <= MAX_TEMPERATURE:  # NaN is refused too
-            raise InvalidInput("temperature", _short(request.temperature), f"0 to {MAX_TEMPERATURE:g}")
+            raise InvalidValue("temperature", _short(request.temperature), f"0 to {MAX_TEMPERATURE:g}")
         if not 0 < request.top_p <= 1:
-            raise InvalidInput("top_p", _short(request.top_p), "above 0, up to 1")
+            raise InvalidValue("top_p", _short(request.top_p), "above 0, up to 1")
         if request.seed < 0:
-            raise InvalidInput("seed", request.seed, "0 or more")
+            raise InvalidValue("seed", request.seed, "0 or more")
         return request
 
     def parameters(self) -> dict[str, Any]:
@@ -71,14 +71,14 @@ class GenerationRequest:
 def _check_prompt(deployment: Deployment, prompt: str | None) -> None:
     if not deployment.is_video2world:
         if prompt is not None:
-            raise InvalidInput("prompt", "given", f"none: {deployment.name} is a base deployment")
+            raise InvalidValue("prompt", "given", f"none: {deployment.name} is a base deployment")
         return
     if prompt is None or not any(_is_visible(character) for character in prompt):
         value = "missing" if prompt is None else "empty"
-        raise InvalidInput("prompt", value, f"a text: {deployment.name} is a video2world deployment")
+        raise InvalidValue("prompt", value, f"a text: {deployment.name} is a video2world deployment")
     size = len(prompt.encode())
     if size > MAX_PROMPT_BYTES:
-        raise InvalidInput("prompt", f"{size} bytes", f"up to {MAX_PROMPT_BYTES} bytes")
+        raise InvalidValue("prompt", f"{size} bytes", f"up to {MAX_PROMPT_BYTES} bytes")
 
 
 def _is_visible(character: str) -> bool:

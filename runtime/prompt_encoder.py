@@ -16,7 +16,7 @@ from cosmos_triton.runtime.backends.backend import Runnable
 MAX_TOKENS = 512
 
 
-class TextEncoder:
+class PromptEncoder:
     """T5 with its tokenizer. Longer prompts are cut at 512 tokens; rows past a prompt's end are zero."""
 
     def __init__(self, network: Runnable[object], tokenizer: PreTrainedTokenizerFast) -> None:

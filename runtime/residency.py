@@ -1,8 +1,8 @@
 """Where the weights of a stage are while it works, and while it does not.
 
 - resident: on the device, always.
-- paged: on the device while the stage works; on the host, in pinned memory, the rest of the time.
-- streamed: as paged, but blocks of the network do not stay. Two at a time are on the device: one computes while the
+- offloaded: on the device while the stage works; on the host, in pinned memory, the rest of the time.
+- streamed: as offloaded, but blocks of the network do not stay. Two at a time are on the device: one computes while the
   bytes of the next arrive on a stream of their own.
 
 Outputs are bit for bit those of resident weights: the same kernels read the same bytes. On a CPU the same code moves
@@ -26,7 +26,7 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-Residency = Literal["resident", "streamed", "paged"]
+Residency = Literal["resident", "streamed", "offloaded"]
 Network = TypeVar("Network", bound=nn.Module)
 
 ALIGNMENT = 256  # bytes, of a tensor in its buffer

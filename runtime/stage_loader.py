@@ -27,7 +27,7 @@ from cosmos_triton.runtime.residency import Placement
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics
 
 if TYPE_CHECKING:
-    from cosmos_triton.runtime.prompt_encoder import TextEncoder
+    from cosmos_triton.runtime.prompt_encoder import PromptEncoder
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
@@ -77,9 +77,9 @@ class Stages:
     def dtype(self) -> torch.dtype:
         return torch.float32 if self.device == "cpu" else torch.bfloat16
 
-    def text_encoder(self) -> TextEncoder:
+    def text_encoder(self) -> PromptEncoder:
         from cosmos_triton.networks import text_encoder  # brings transformers, which takes seconds to import
-        from cosmos_triton.runtime.prompt_encoder import TextEncoder, load_tokenizer
+        from cosmos_triton.runtime.prompt_encoder import PromptEncoder, load_tokenizer
 
         folder = self.checkpoint_dir / paths.TEXT_ENCODER
         config = text_encoder.PRESETS[self.deployment.text_encoder]
@@ -90,7 +90,7 @@ class Stages:
         else:
             module = self._load(text_encoder.build_text_encoder, config, file)
             network = self.placement.put(module, module.encoder.block)
-        return TextEncoder(network, load_tokenizer(folder))
+        return PromptEncoder(network, load_tokenizer(folder))
 
     def discrete_encoder(self) -> Runnable[TokenizerConfig]:
         config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]

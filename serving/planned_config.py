@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelRateLimiter
 
-from cosmos_triton.planning.memory_plan import MIB, STAGES, Plan
+from cosmos_triton.planning.memory_plan import MIB, STAGES, MemoryPlan
 
 RESOURCE = "gpu_memory_mib"
 
 
-def write_plan(plan: Plan, config: ModelConfig) -> None:
+def write_plan(plan: MemoryPlan, config: ModelConfig) -> None:
     """Set what the plan decides for the model of `config`; models without networks stay as they are."""
     stage = next((stage for stage in plan.stages if stage.stage == config.name), None)
     if stage is None:
@@ -35,6 +35,6 @@ def write_plan(plan: Plan, config: ModelConfig) -> None:
         limiter.resources.append(ModelRateLimiter.Resource(**resource))
 
 
-def rate_limit_options(plan: Plan) -> list[str]:
+def rate_limit_options(plan: MemoryPlan) -> list[str]:
     """What tritonserver must be told, so that stages at work stay within the plan's pool together."""
     return ["--rate-limit=execution_count", f"--rate-limit-resource={RESOURCE}:{plan.pool // MIB}"]

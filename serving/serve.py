@@ -12,7 +12,7 @@ from cosmos_triton.cli.plan_command import as_text
 from cosmos_triton.export.checkpoints.verify import require
 from cosmos_triton.planning.gpu_memory import AUTO, free_gpu_memory, read_gpu_memory
 from cosmos_triton.planning.host_memory import available_host_memory
-from cosmos_triton.planning.memory_plan import GB, TEXT_STAGES, Plan, plan_memory
+from cosmos_triton.planning.memory_plan import GB, TEXT_STAGES, MemoryPlan, plan_memory
 from cosmos_triton.runtime.backends.graphs import TENSORRT, TORCH, ExportedStage
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.serving.engine_choice import choose_engines
@@ -74,7 +74,7 @@ def serve(
     )
 
 
-def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Plan | None:
+def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> MemoryPlan | None:
     """The plan, which the log is told; None where there is no GPU and no budget to keep to.
 
     Raises:
@@ -103,7 +103,7 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Pla
     return plan
 
 
-def require_room_for_engines(plan: Plan, exported: Mapping[str, ExportedStage]) -> None:
+def require_room_for_engines(plan: MemoryPlan, exported: Mapping[str, ExportedStage]) -> None:
     """Raises StartError where the plan moves weights that TensorRT would keep on the GPU."""
     modes = {stage.stage: stage.mode for stage in plan.stages}
     for stage, graphs in exported.items():

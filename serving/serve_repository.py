@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from cosmos_triton.planning.memory_plan import Plan
+from cosmos_triton.planning.memory_plan import MemoryPlan
 from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.serving import server_binary
 from cosmos_triton.serving.planned_config import rate_limit_options, write_plan
@@ -26,7 +26,7 @@ def serve_repository(
     addresses: Addresses,
     exported: Mapping[str, ExportedStage] | None = None,
     without: Collection[str] = (),
-    plan: Plan | None = None,
+    plan: MemoryPlan | None = None,
     run_dir: Path | None = None,
     tritonserver: Path | None = None,
 ) -> int:

@@ -12,7 +12,9 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.guardrail.judgement import VIDEO_PANEL, Judgement
 from cosmos_triton.guardrail.verdict import Verdict
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import array, optional_array, string_tensor
 from cosmos_triton.runtime.media.encode import FPS
 from cosmos_triton.tiny.sample_media import EVENING, draw
 
@@ -22,7 +24,7 @@ CLIP_LATENTS = 5
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = glue.Settings.read(args)
+        settings = Settings.read(args)
         self.deployment, self.jobs = settings.deployment, settings.jobs
         self.seconds = float(settings.parameters["standin_seconds"])
         self.name, self.answer = settings.name, getattr(self, settings.name)
@@ -30,7 +32,7 @@ class TritonPythonModel:
             self.clip = np.stack([draw(i / FPS, EVENING) for i in range(self.deployment.frames)])  # [T, H, W, 3]
 
     def execute(self, requests):
-        return glue.answer_each(self.name, requests, self.answer_in_time)
+        return answer_each(self.name, requests, self.answer_in_time)
 
     def answer_in_time(self, request):
         if self.name != "ar_sampler":  # which works between its two answers
@@ -42,10 +44,10 @@ class TritonPythonModel:
         return [pb.Tensor("tokens", np.zeros((latents, height, width), np.int32))]
 
     def video_tokenizer_encoder(self, request):
-        return self.tokens(1 + (len(glue.array(request, "frames")) - 1) // 8)
+        return self.tokens(1 + (len(array(request, "frames")) - 1) // 8)
 
     def ar_sampler(self, request):
-        if glue.optional_array(request, "tokens") is None:
+        if optional_array(request, "tokens") is None:
             return self.tokens(CLIP_LATENTS)
         done = (self.jobs.of(request), self.name, CLIP_LATENTS, CLIP_LATENTS)
         threading.Timer(self.seconds, self.jobs.report, done).start()
@@ -59,4 +61,4 @@ class TritonPythonModel:
 
     def video_guardrail(self, request):
         judgement = Judgement(tuple(map(Verdict.passed, VIDEO_PANEL.guardrails)), dict.fromkeys(VIDEO_PANEL.facts, 0))
-        return [pb.Tensor("video", glue.array(request, "video")), glue.string_tensor("verdict", judgement.to_json())]
+        return [pb.Tensor("video", array(request, "video")), string_tensor("verdict", judgement.to_json())]

@@ -49,7 +49,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DownloadPlan:
     """What to fetch from one repository."""
 
     repository: Repository
@@ -82,7 +82,7 @@ def download(directory: Path, deployment: Deployment) -> None:
     print(f"{len(wanted)} files fetched, {_bytes(size)}; next: cosmos-triton checkpoints convert {directory}")
 
 
-def _preflight(directory: Path, deployment: Deployment, manifest: Manifest) -> list[Plan]:
+def _preflight(directory: Path, deployment: Deployment, manifest: Manifest) -> list[DownloadPlan]:
     """A plan for every repository. CheckpointError with a line for each that cannot be used."""
     plans, problems = [], []
     for repository in REPOSITORIES:
@@ -101,7 +101,7 @@ def _preflight(directory: Path, deployment: Deployment, manifest: Manifest) -> l
     return plans
 
 
-def _plan(repository: Repository, directory: Path, manifest: Manifest) -> Plan:
+def _plan(repository: Repository, directory: Path, manifest: Manifest) -> DownloadPlan:
     name = repository.name
     try:
         revision = manifest.revisions.get(name, repository.revision)
@@ -135,7 +135,7 @@ def _plan(repository: Repository, directory: Path, manifest: Manifest) -> Plan:
         )
         for path in wanted
     ]
-    return Plan(repository, info.sha, files)
+    return DownloadPlan(repository, info.sha, files)
 
 
 def _wanted(names: list[str], patterns: tuple[str, ...]) -> list[str]:

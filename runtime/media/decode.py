@@ -28,7 +28,7 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 from cosmos_triton.runtime.media.headers import Header, read_header
 from cosmos_triton.runtime.media.limits import LIMITS, MIB, Limits, incomplete, refused
 from cosmos_triton.runtime.media.mp4_boxes import Matrix
@@ -60,14 +60,14 @@ def decode(data: bytes, num_input_frames: int | None = None, *, limits: Limits =
     `num_input_frames` is 1 or 9; by default 1 for an image and 9 for a clip.
 
     Raises:
-        InvalidInput: for a file that is unknown, damaged, too short or over a limit, and for any other number.
+        InvalidValue: for a file that is unknown, damaged, too short or over a limit, and for any other number.
     """
     if num_input_frames is not None and num_input_frames not in CONTEXT_FRAMES:
-        raise InvalidInput("num_input_frames", num_input_frames, "1 or 9")
+        raise InvalidValue("num_input_frames", num_input_frames, "1 or 9")
     header = read_header(data, limits)
     if header.kind == "image":
         if num_input_frames not in (None, 1):
-            raise InvalidInput(
+            raise InvalidValue(
                 "num_input_frames", f"{num_input_frames} of an image", "1 for an image, 1 or 9 for a clip"
             )
         return _decode_image(header, limits)
@@ -109,7 +109,7 @@ def last_frames(frames: Iterable[Frame], count: int) -> tuple[int, list[Frame]]:
     """How many frames a clip has, and the last `count` of them; no more than those are held.
 
     Raises:
-        InvalidInput: there are fewer.
+        InvalidValue: there are fewer.
     """
     kept: deque[Frame] = deque(maxlen=count)
     seen = 0
@@ -118,7 +118,7 @@ def last_frames(frames: Iterable[Frame], count: int) -> tuple[int, list[Frame]]:
         kept.append(frame)
     if seen < count:
         few = f"{count} of a clip of {seen} frames"
-        raise InvalidInput("num_input_frames", few, "1 or 9, and no more than the clip has")
+        raise InvalidValue("num_input_frames", few, "1 or 9, and no more than the clip has")
     return seen, list(kept)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 
 FPS = 25
 
@@ -35,13 +35,13 @@ def encode_mp4(video: NDArray[np.uint8], *, metadata: Mapping[str, str]) -> byte
     index stands in front of the frames, so that a player can start before the whole file is there.
 
     Raises:
-        InvalidInput: for another shape or type, no frames, or an odd height or width, which yuv420p does not have.
+        InvalidValue: for another shape or type, no frames, or an odd height or width, which yuv420p does not have.
     """
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
-        raise InvalidInput("video", f"{video.dtype} {list(video.shape)}", "uint8 [T, H, W, 3], none of them 0")
+        raise InvalidValue("video", f"{video.dtype} {list(video.shape)}", "uint8 [T, H, W, 3], none of them 0")
     height, width = video.shape[1:3]
     if height % 2 or width % 2:
-        raise InvalidInput("video", f"{width}x{height} pixels", "an even width and height")
+        raise InvalidValue("video", f"{width}x{height} pixels", "an even width and height")
 
     file = io.BytesIO()
     container = av.open(
@@ -80,13 +80,13 @@ def parse_metadata(text: bytes) -> dict[str, str]:
     """What `encode_mp4` writes into a file, from JSON.
 
     Raises:
-        InvalidInput: for anything but a flat object of strings.
+        InvalidValue: for anything but a flat object of strings.
     """
     accepted = "a JSON object of strings"
     try:
         metadata = json.loads(text)
     except ValueError as error:
-        raise InvalidInput("metadata", f"{text[:40]!r} ({error})", accepted) from None
+        raise InvalidValue("metadata", f"{text[:40]!r} ({error})", accepted) from None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise InvalidInput("metadata", f"{text[:40]!r}", accepted)
+        raise InvalidValue("metadata", f"{text[:40]!r}", accepted)
     return metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 
 FIELD = "visual_input"
 MIB = 1 << 20
@@ -30,11 +30,11 @@ class Limits:
 LIMITS = Limits()
 
 
-def refused(value: str, accepted: str) -> InvalidInput:
+def refused(value: str, accepted: str) -> InvalidValue:
     """The error for a file that is `value`."""
-    return InvalidInput(FIELD, value, accepted)
+    return InvalidValue(FIELD, value, accepted)
 
 
-def incomplete(what: str) -> InvalidInput:
+def incomplete(what: str) -> InvalidValue:
     """The error for a file that ends, or contradicts itself, where more was announced."""
     return refused(what, "a complete, undamaged file")

@@ -160,7 +160,7 @@ def test_the_engine_serves_clips_one_step_ahead_of_the_gpu(network: ARTransforme
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("residency", ["paged", "streamed"])
+@pytest.mark.parametrize("residency", ["offloaded", "streamed"])
 @pytest.mark.parametrize("model", ["base", "video2world_yarn"])
 def test_weights_that_come_and_go_give_the_same_tokens(model: str, residency: Residency) -> None:
     prompt = random_prompt(AR_CONFIGS[model], clip=1, seed=1)

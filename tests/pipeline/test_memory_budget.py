@@ -18,7 +18,7 @@ from pipeline.test_cancel import STOP_SECONDS, cancellations, follow
 from pipeline.test_stage_death import FAILED, assert_recovers, kill_at
 
 from cosmos_triton.client import Generation, ServerFailed
-from cosmos_triton.planning.memory_plan import GB, Plan, plan_memory
+from cosmos_triton.planning.memory_plan import GB, MemoryPlan, plan_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.serving.planned_config import RESOURCE
 from cosmos_triton.serving.run_directory import read_config
@@ -32,7 +32,7 @@ SEEDS = 4
 
 
 class BudgetedServer(PipelineServer):
-    def __init__(self, plan: Plan, checkpoints: Path, folder: Path) -> None:
+    def __init__(self, plan: MemoryPlan, checkpoints: Path, folder: Path) -> None:
         super().__init__(plan.deployment, checkpoints, folder)
         script = SUPPORT / "serve_instrumented.py"
         self.command[:1] = [sys.executable, str(script), str(folder)]
@@ -48,13 +48,13 @@ class Interval:
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> MemoryPlan:
     """Of the least memory that there is a plan for."""
     return plan_memory(DEPLOYMENTS["tiny"], 0)
 
 
 @pytest.fixture(scope="module")
-def server(plan: Plan, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BudgetedServer]:
+def server(plan: MemoryPlan, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BudgetedServer]:
     server = BudgetedServer(plan, checkpoints, tmp_path_factory.mktemp("budgeted"))
     server.start()
     try:
@@ -83,7 +83,7 @@ def ask(server: PipelineServer, number: int) -> tuple[float, Generation | dict[s
 
 
 def test_budget_is_kept_nobody_starves_and_answers_are_the_same(
-    plan: Plan, server: BudgetedServer, base: PipelineServer
+    plan: MemoryPlan, server: BudgetedServer, base: PipelineServer
 ) -> None:
     configs = {stage.stage: read_config(server.run_dir / "models" / stage.stage) for stage in plan.stages}
     needs = {}

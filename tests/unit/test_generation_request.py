@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 from cosmos_triton.runtime.generation_request import MAX_PROMPT_BYTES, GenerationRequest
 
 BASE, TEXT = DEPLOYMENTS["12b"], DEPLOYMENTS["5b-video2world"]
@@ -64,7 +64,7 @@ def test_what_is_accepted_is_used_as_given(given: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_not_accepted_is_named(name: str, value: Any, named: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidValue) as caught:
         GenerationRequest.checked(BASE, **{name: value})
     assert str(caught.value).startswith(f"{name}: value {named}; accepted: ")
 
@@ -74,7 +74,7 @@ def test_prompt_is_required_where_it_is_used_and_bounded_in_bytes() -> None:
     assert GenerationRequest.checked(TEXT, prompt=longest).prompt == longest
     empty = [(prompt, "empty") for prompt in ("", " \t\n", "\u200b \ufeff\u2060", "\x00\x07", "\u00ad\u3000")]
     for prompt, named in (*empty, (None, "missing"), (longest + "e", "100001 bytes")):
-        with pytest.raises(InvalidInput) as caught:
+        with pytest.raises(InvalidValue) as caught:
             GenerationRequest.checked(TEXT, prompt=prompt)
         assert str(caught.value).startswith(f"prompt: value {named}; accepted: ")
 

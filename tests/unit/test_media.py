@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 from cosmos_triton.runtime.media import decode as media_decode
 from cosmos_triton.runtime.media.decode import decode
 from cosmos_triton.runtime.media.encode import FPS, encode_mp4, parse_metadata
@@ -37,9 +37,9 @@ def assert_near(actual: files.Pixels, expected: files.Pixels, *, within: float =
     assert np.abs(actual.astype(int) - expected).max() <= within
 
 
-def refusal(data: bytes, num_input_frames: int | None = None, *, limits: Limits = LIMITS) -> InvalidInput:
+def refusal(data: bytes, num_input_frames: int | None = None, *, limits: Limits = LIMITS) -> InvalidValue:
     started = time.monotonic()
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidValue) as caught:
         decode(data, num_input_frames, limits=limits)
     assert time.monotonic() - started < MAX_REFUSAL_SECONDS
     return caught.value
@@ -126,7 +126,7 @@ def test_a_hostile_file_is_refused_at_once_and_told_why(name: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_ten_thousand_frames_are_refused_by_the_header_alone(layout: str, ten_thousand: dict[str, bytes]) -> None:
-    with pytest.raises(InvalidInput, match=r"an mp4 of 10000 frames; accepted: at most 1000 frames"):
+    with pytest.raises(InvalidValue, match=r"an mp4 of 10000 frames; accepted: at most 1000 frames"):
         read_header(ten_thousand[layout], LIMITS)
 
 
@@ -436,13 +436,13 @@ def test_colours_come_back_as_they_were_encoded() -> None:
     ids=lambda video: f"{video.dtype}{list(video.shape)}",
 )
 def test_frames_that_cannot_be_encoded_are_refused(video: files.Pixels) -> None:
-    with pytest.raises(InvalidInput, match=r"^video: value .*; accepted: "):
+    with pytest.raises(InvalidValue, match=r"^video: value .*; accepted: "):
         encode_mp4(video, metadata={})
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff", b"[]", b"7", b'{"seed": 7}', b'{"a": {"b": "c"}}'])
 def test_metadata_other_than_strings_is_refused(text: bytes) -> None:
-    with pytest.raises(InvalidInput, match=r"^metadata: value .*; accepted: a JSON object of strings"):
+    with pytest.raises(InvalidValue, match=r"^metadata: value .*; accepted: a JSON object of strings"):
         parse_metadata(text)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cosmos_triton.cli.main import main
 from cosmos_triton.planning.host_memory import available_host_memory
-from cosmos_triton.planning.memory_plan import CONTEXTS, GB, MIB, STAGES, TEXT_STAGES, Plan, plan_memory
+from cosmos_triton.planning.memory_plan import CONTEXTS, GB, MIB, STAGES, TEXT_STAGES, MemoryPlan, plan_memory
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.serving.planned_config import RESOURCE, rate_limit_options, write_plan
 from cosmos_triton.serving.run_directory import model_repository, read_config
@@ -23,7 +23,7 @@ LOWEST = {"4b": 18.7, "12b": 27.4, "5b-video2world": 21.1, "13b-video2world": 30
 LEAST = 11  # GB that every model fits into: the contexts alone of a video2world model's processes take 6
 
 
-def plans(deployment: str, *, weights_8bit: bool = False) -> dict[int, Plan]:
+def plans(deployment: str, *, weights_8bit: bool = False) -> dict[int, MemoryPlan]:
     return {budget: plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit) for budget in BUDGETS}
 
 
@@ -64,7 +64,7 @@ def test_there_is_a_plan_below_the_references_lowest_figure(deployment: str) -> 
 def test_large_cards_keep_everything_and_small_ones_take_turns() -> None:
     modes = {budget: {stage.mode for stage in plan_memory(DEPLOYMENTS["4b"], budget).stages} for budget in (12, 80)}
     assert modes[80] == {"resident"}
-    assert modes[12] == {"cpu", "paged", "streamed"}
+    assert modes[12] == {"cpu", "offloaded", "streamed"}
     assert plan_memory(DEPLOYMENTS["4b"], 80).host == 0
 
 
@@ -203,7 +203,7 @@ def readme_row(budget: int, *, weights_8bit: bool) -> str:
         ar = next(stage for stage in plan.stages if stage.stage == "ar_sampler")
         how = {
             "resident": "one clip at a time" if ar.slots == 1 else f"{ar.slots} clips at once",
-            "paged": "AR paged",
+            "offloaded": "AR offloaded",
             "streamed": f"{ar.streamed_blocks} AR layers streamed",
         }[ar.mode]
         cells.append(f"{plan.peak / GB:.1f} GB, {plan.seconds:.0f} s, {how}")

@@ -71,7 +71,7 @@ def made(name: str) -> Any:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("residency", ["streamed", "paged"])
+@pytest.mark.parametrize("residency", ["streamed", "offloaded"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_are_those_of_resident_weights_to_the_bit(name: str, residency: Residency) -> None:
     _, blocks, ask = NETWORKS[name]

@@ -18,7 +18,10 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.errors import Cancelled, StageError
+from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import optional_array, scalar
 from cosmos_triton.runtime.ar.decoder import Prompt
 from cosmos_triton.runtime.ar.engine import AREngine, EngineBusy, EngineStopped, GenerationCancelled
 
@@ -29,7 +32,7 @@ WATCH_SECONDS = 0.05
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = glue.Settings.for_networks(args)
+        settings = Settings.for_networks(args)
         self.placement = settings.placement()
         names = ("slots", "window", "max_waiting")
         slots, window, waiting = (int(settings.parameters[name]) for name in names)
@@ -42,10 +45,10 @@ class TritonPythonModel:
         self.watcher.start()
 
     def execute(self, requests):
-        return glue.answer_each(NAME, requests, self.answer)
+        return answer_each(NAME, requests, self.answer)
 
     def answer(self, request):
-        job, tokens = self.jobs.of(request), glue.optional_array(request, "tokens")
+        job, tokens = self.jobs.of(request), optional_array(request, "tokens")
         try:
             if tokens is not None and self.placement.is_resident:
                 self.submit(job, tokens, request)
@@ -56,21 +59,21 @@ class TritonPythonModel:
                     return [pb.Tensor("tokens", self.collect(job))]
             return [pb.Tensor("tokens", self.collect(job))]
         except tuple(CODES) as error:
-            raise glue.StageError(CODES[type(error)], str(error)) from error
+            raise StageError(CODES[type(error)], str(error)) from error
 
     def submit(self, job, tokens, request):
-        context = glue.optional_array(request, "context")
+        context = optional_array(request, "context")
         prompt = Prompt(
             torch.from_numpy(tokens).long().flatten(),
-            seed=glue.scalar(request, "seed"),
-            temperature=glue.scalar(request, "temperature"),
-            top_p=glue.scalar(request, "top_p"),
+            seed=scalar(request, "seed"),
+            temperature=scalar(request, "temperature"),
+            top_p=scalar(request, "top_p"),
             context=None if context is None else torch.from_numpy(context.copy()),
         )
         total = self.engine.decoder.config.latent_shape[0]
 
         def tell(done):
-            with suppress(glue.Cancelled):  # the watch sees to it
+            with suppress(Cancelled):  # the watch sees to it
                 self.jobs.report(job, NAME, done, total)
 
         def on_frame(done, _):
@@ -85,8 +88,8 @@ class TritonPythonModel:
         generation = self.generations.get(job)
         if generation is None:
             if not self.jobs.is_wanted(job):
-                raise glue.Cancelled
-            raise glue.StageError("INTERNAL", "ar_sampler was loaded anew, and has lost the clip")
+                raise Cancelled
+            raise StageError("INTERNAL", "ar_sampler was loaded anew, and has lost the clip")
         try:
             return generation.future.result().numpy().astype(np.int32)
         finally:

@@ -5,13 +5,16 @@ from contextlib import suppress
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.errors import Cancelled
+from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import array, optional_array
 from cosmos_triton.runtime.media.frames import to_uint8
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = glue.Settings.for_networks(args)
+        settings = Settings.for_networks(args)
         self.placement = settings.placement()
         stages = settings.stages(self.placement)
         self.jobs, self.device, self.frames = settings.jobs, settings.device, settings.deployment.frames
@@ -20,7 +23,7 @@ class TritonPythonModel:
     def execute(self, requests):
         batch, error = {}, None
         for request in requests:
-            with suppress(glue.Cancelled):
+            with suppress(Cancelled):
                 batch[self.jobs.of(request)] = request
         try:
             videos = self.decode(batch) if batch else {}
@@ -33,7 +36,7 @@ class TritonPythonModel:
                 raise error
             return [pb.Tensor("video", videos[job])]
 
-        return glue.answer_each("diffusion_decoder", requests, answer)
+        return answer_each("diffusion_decoder", requests, answer)
 
     def decode(self, batch):
         """uint8 videos [1, 33, H, W, 3] by job.
@@ -45,15 +48,15 @@ class TritonPythonModel:
         def on_step(done, total):
             waited_for = 0
             for job in batch:
-                with suppress(glue.Cancelled):
+                with suppress(Cancelled):
                     self.jobs.report(job, "diffusion_decoder", done, total)
                     waited_for += 1
             if not waited_for:
-                raise glue.Cancelled
+                raise Cancelled
 
         requests = batch.values()
-        tokens = torch.cat([torch.from_numpy(glue.array(request, "tokens")) for request in requests])  # [B, 5, h, w]
-        contexts = [glue.optional_array(request, "context") for request in requests]
+        tokens = torch.cat([torch.from_numpy(array(request, "tokens")) for request in requests])  # [B, 5, h, w]
+        contexts = [optional_array(request, "context") for request in requests]
         context = torch.cat([self.generic_context[None] if c is None else torch.from_numpy(c) for c in contexts])
         with self.placement.at_work():
             video = self.decoder.decode(

@@ -4,7 +4,8 @@ import resource
 
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.tensors import array, json_tensor, scalar
 from cosmos_triton.runtime.media.decode import decode
 
 # Of memory that is this process's own, not shared with the server. The costliest file within the limits takes about
@@ -18,11 +19,11 @@ class TritonPythonModel:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, hard))
 
     def execute(self, requests):
-        return glue.answer_each("media_decoder", requests, read)
+        return answer_each("media_decoder", requests, read)
 
 
 def read(request):
-    decoded = decode(glue.array(request, "visual_input")[0], glue.scalar(request, "num_input_frames"))
+    decoded = decode(array(request, "visual_input")[0], scalar(request, "num_input_frames"))
     used, height, width, _ = decoded.frames.shape
     info = {
         "kind": decoded.kind,
@@ -32,4 +33,4 @@ def read(request):
         "fps": decoded.fps,
         "num_input_frames": used,
     }
-    return [pb.Tensor("frames", decoded.frames), glue.json_tensor("info", info)]
+    return [pb.Tensor("frames", decoded.frames), json_tensor("info", info)]

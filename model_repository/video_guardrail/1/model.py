@@ -4,12 +4,14 @@ import torch
 import triton_python_backend_utils as pb
 
 from cosmos_triton.guardrail.video_guardrail import VideoGuardrail
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import array, string_tensor
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = glue.Settings.for_networks(args)
+        settings = Settings.for_networks(args)
         self.placement = settings.placement()
         self.guardrail = VideoGuardrail.load(
             settings.checkpoint_dir, settings.deployment, self.placement, settings.exported
@@ -17,8 +19,8 @@ class TritonPythonModel:
 
     def execute(self, requests):
         with self.placement.at_work():
-            return glue.answer_each("video_guardrail", requests, self.apply)
+            return answer_each("video_guardrail", requests, self.apply)
 
     def apply(self, request):
-        frames, judgement = self.guardrail.apply(torch.from_numpy(glue.array(request, "video")))
-        return [pb.Tensor("video", frames.numpy()), glue.string_tensor("verdict", judgement.to_json())]
+        frames, judgement = self.guardrail.apply(torch.from_numpy(array(request, "video")))
+        return [pb.Tensor("video", frames.numpy()), string_tensor("verdict", judgement.to_json())]

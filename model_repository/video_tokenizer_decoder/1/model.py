@@ -3,24 +3,26 @@
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import array
 from cosmos_triton.runtime.media.frames import to_uint8, to_unit_range
 from cosmos_triton.runtime.video_tokenizer import decode_tokens
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = glue.Settings.for_networks(args)
+        settings = Settings.for_networks(args)
         self.jobs, self.device = settings.jobs, settings.device
         self.placement = settings.placement()
         self.decoder = settings.stages(self.placement).discrete_decoder()
 
     def execute(self, requests):
         with self.placement.at_work():
-            return glue.answer_each("video_tokenizer_decoder", requests, self.decode)
+            return answer_each("video_tokenizer_decoder", requests, self.decode)
 
     def decode(self, request):
         self.jobs.of(request)  # nothing comes out of here but to a pipeline, which has it judged
-        tokens = torch.from_numpy(glue.array(request, "tokens")).to(self.device)  # [5, h, w]
+        tokens = torch.from_numpy(array(request, "tokens")).to(self.device)  # [5, h, w]
         video = to_unit_range(decode_tokens(self.decoder, tokens[None]).float())[0]
         return [pb.Tensor("video", to_uint8(video).cpu().numpy())]

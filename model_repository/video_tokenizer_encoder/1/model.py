@@ -3,14 +3,16 @@
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import array
 from cosmos_triton.runtime.media.frames import to_model_input
 from cosmos_triton.runtime.video_tokenizer import encode_input_frames
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        settings = glue.Settings.for_networks(args)
+        settings = Settings.for_networks(args)
         self.size = (settings.deployment.height, settings.deployment.width)
         self.device = settings.device
         self.placement = settings.placement()
@@ -18,9 +20,9 @@ class TritonPythonModel:
 
     def execute(self, requests):
         with self.placement.at_work():
-            return glue.answer_each("video_tokenizer_encoder", requests, self.encode)
+            return answer_each("video_tokenizer_encoder", requests, self.encode)
 
     def encode(self, request):
-        frames = torch.from_numpy(glue.array(request, "frames")).to(self.device)  # [T, H, W, 3]
+        frames = torch.from_numpy(array(request, "frames")).to(self.device)  # [T, H, W, 3]
         tokens = encode_input_frames(self.encoder, to_model_input(frames, self.size)[None])[0]
         return [pb.Tensor("tokens", tokens.cpu().numpy())]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cosmos_triton.runtime.errors import InvalidInput
+from cosmos_triton.runtime.errors import InvalidValue
 from cosmos_triton.runtime.media.decode import last_frames
 from cosmos_triton.runtime.media.frames import fit, to_model_input, to_uint8
 from parity.case import Case, assert_close, assert_equal
@@ -23,7 +23,7 @@ def check_preprocess(case: Case) -> None:
             continue
         frames, count = io[f"video_{index}_uint8"], entry["num_input_frames"]
         if entry["skipped"]:
-            with pytest.raises(InvalidInput, match="num_input_frames"):
+            with pytest.raises(InvalidValue, match="num_input_frames"):
                 last_frames(frames, count)
             continue
         _, kept = last_frames(frames, count)

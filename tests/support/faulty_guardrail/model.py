@@ -18,7 +18,8 @@ from unittest.mock import patch
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline import glue
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.tensors import json_tensor, string_tensor
 from cosmos_triton.serving.run_directory import model_repository
 
 CHECK_SECONDS = 3.0
@@ -116,11 +117,11 @@ def video_faults(guardrail: Any) -> dict[str, Callable[[], Fault]]:
 ANSWERS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "stage: exception": boom,
     "stage: time-out": hang,
-    "stage: empty verdict": lambda own: [*own[:-1], glue.string_tensor("verdict", "")],
-    "stage: no JSON": lambda own: [*own[:-1], glue.string_tensor("verdict", "safe")],
-    "stage: no verdict": lambda own: own[:-1] or [glue.string_tensor("other", "")],
-    "stage: safe in other words": lambda own: [*own[:-1], glue.json_tensor("verdict", {"safe": "yes", "checks": []})],
-    "stage: nothing checked": lambda own: [*own[:-1], glue.json_tensor("verdict", {"safe": True, "checks": []})],
+    "stage: empty verdict": lambda own: [*own[:-1], string_tensor("verdict", "")],
+    "stage: no JSON": lambda own: [*own[:-1], string_tensor("verdict", "safe")],
+    "stage: no verdict": lambda own: own[:-1] or [string_tensor("other", "")],
+    "stage: safe in other words": lambda own: [*own[:-1], json_tensor("verdict", {"safe": "yes", "checks": []})],
+    "stage: nothing checked": lambda own: [*own[:-1], json_tensor("verdict", {"safe": True, "checks": []})],
     "stage: no frames": lambda own: own[-1:],
     "stage: frames missing": lambda own: [pb.Tensor("video", own[0].as_numpy()[1:].copy()), own[-1]],
 }
@@ -134,7 +135,7 @@ class TritonPythonModel:
         self.real.initialize(args)
         guardrail = self.real.guardrail
         guardrail.check_seconds = CHECK_SECONDS
-        self.fault_file = Path(glue.Settings.read(args).parameters["fault_file"])
+        self.fault_file = Path(Settings.read(args).parameters["fault_file"])
         is_prompt = self.name == "text_guardrail"
         self.faults = prompt_faults(guardrail) if is_prompt else video_faults(guardrail)
         self.work = "judge" if is_prompt else "apply"
