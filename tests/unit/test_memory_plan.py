@@ -196,7 +196,7 @@ def test_models_without_networks_are_left_as_they_are() -> None:
     assert config == read_config(model_repository() / "media_decoder")
 
 
-def readme_row(budget: int, *, weights_8bit: bool) -> str:
+def document_row(budget: int, *, weights_8bit: bool) -> str:
     cells = []
     for deployment in RELEASED:
         plan = plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit)
@@ -211,9 +211,9 @@ def readme_row(budget: int, *, weights_8bit: bool) -> str:
     return " | ".join([f"| {name}", *cells]) + " |"
 
 
-def test_readme_has_the_plans_numbers() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_gpu_memory_document_has_the_plans_numbers() -> None:
+    document = (ROOT / "docs" / "gpu-memory.md").read_text()
     head = " | ".join(["| GB", *(f"`{name}`" for name in RELEASED)]) + " |"
     rows = [(80, False), (48, False), (24, False), (24, True), (16, False), (16, True), (12, False)]
-    table = "\n".join([head, "|---" * 5 + "|", *(readme_row(budget, weights_8bit=short) for budget, short in rows)])
-    assert table in readme, table
+    table = "\n".join([head, "|---" * 5 + "|", *(document_row(budget, weights_8bit=short) for budget, short in rows)])
+    assert table in document, table
