@@ -1,11 +1,12 @@
 # make setup   the environment, in .venv/, with the Triton server
 # make demo    a clip and an image through the whole pipeline, on tiny checkpoints; videos in outputs/
+# make check   lint, types, unit tests
 # make test    lint, types, and every test
 # make clean   removes what the others made
 
 PYTHON ?= python3.11
 
-.PHONY: setup demo lint test clean
+.PHONY: setup demo lint check test clean
 
 setup: .venv/.installed
 
@@ -23,6 +24,9 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/hadolint Dockerfile.triton
 	.venv/bin/mypy -p cosmos_triton
+
+check: lint
+	.venv/bin/python -m pytest tests/unit
 
 test: lint
 	.venv/bin/python -m pytest
