@@ -1,15 +1,16 @@
-"""How fast the autoregressive decoder is, next to the memory bandwidth that bounds it.
+"""Speed of the autoregressive decoder, and its share of the memory bandwidth that bounds it.
 
     python benchmarks/ar_decode.py --preset 4b --device cuda --dtype bfloat16
     python benchmarks/ar_decode.py --preset tiny
 
-Random weights: they cost the same time as trained ones. Every number comes from one run on one machine.
+Random weights: they take the same time as trained ones. All numbers come from one run on one machine.
 
-- decode: tokens/s of all slots together, each in the middle of its clip; bytes a step must read (weights once, and the
-  keys and values of every slot), what that is in GB/s, and its share of the bandwidth of a large copy.
-- kernels, on a GPU: where a step's time goes; what they leave of it is lost between them.
-- plain: one sequence the way one writes it first: separate projections, a static cache that is read to its end behind a
-  mask with its heads repeated, and a draw from the sorted distribution. On a GPU it is compiled and captured.
+- decode: tokens/s of all slots together, each in the middle of its clip; bytes that a step must read (weights once, and
+  the keys and values of every slot), the resulting GB/s, and their share of the bandwidth of a large copy.
+- kernels, on a GPU: time per kernel; the rest of a step is launch overhead.
+- plain: a straightforward decoder of one sequence: separate projections, a static cache that is read whole with a mask,
+  key/value heads repeated, and sampling from the sorted distribution. On a GPU it is compiled and captured in a CUDA
+  graph.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cosmos_triton.networks.ar_config import PRESETS, ARConfig
 from cosmos_triton.networks.ar_positions import rotate
-from cosmos_triton.networks.ar_transformer import PRESETS, ARConfig, ARTransformer, fuse_projections
-from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
+from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 
 
 def random_network(config: ARConfig, device: str, dtype: torch.dtype) -> ARTransformer:
@@ -50,7 +52,7 @@ KERNELS_SHOWN = 12
 
 
 def best_seconds(calls: dict[str, Callable[[], object]], repeat: int, device: str) -> dict[str, float]:
-    """Seconds of each call, the best of ROUNDS rounds. Every round times all of them, so none has a quieter machine."""
+    """Seconds of each call, the best of ROUNDS rounds. A round times all calls, so that noise affects them alike."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(ROUNDS):
         for name, call in calls.items():
@@ -65,23 +67,23 @@ def best_seconds(calls: dict[str, Callable[[], object]], repeat: int, device: st
 
 
 def copy_call(device: str) -> tuple[Callable[[], object], int]:
-    """A large copy, and the bytes it reads and writes."""
+    """A large copy, and the bytes that it reads and writes."""
     size = (4 << 30) if device == "cuda" else (256 << 20)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source), 2 * size
 
 
-def make_decoder(network: ARTransformer, slots: int, device: str, *, windows: tuple[int, ...] = (1,)) -> Decoder:
+def make_decoder(network: ARTransformer, slots: int, device: str, *, window: int = 1) -> Decoder:
     if device == "cuda":
         from cosmos_triton.runtime.ar.cuda_decoder import CudaDecoder
 
-        return CudaDecoder(network, slots, windows=windows)
-    return Decoder(network, slots, windows=windows)
+        return CudaDecoder(network, slots, window=window)
+    return Decoder(network, slots, window=window)
 
 
 def kernel_times(call: Callable[[], object], *, calls: int = 10) -> list[tuple[str, float, float]]:
-    """Of one call on a GPU: each kernel's name, microseconds and launches, the longest first."""
+    """Kernels of one call on a GPU, the slowest first: name, microseconds, launches."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
             call()
@@ -91,7 +93,7 @@ def kernel_times(call: Callable[[], object], *, calls: int = 10) -> list[tuple[s
 
 
 def step_bytes(network: ARTransformer, slots: int, position: int) -> int:
-    """What one step must read: every weight once, of the embedding a row a slot, and each slot's keys and values."""
+    """Bytes that one step must read: all weights, one embedding row per slot, and each slot's keys and values."""
     config, width = network.config, network.output.weight.element_size()
     weights = sum(p.numel() for p in network.parameters()) - network.tok_embeddings.weight.numel()
     kv = 2 * config.n_layers * config.n_kv_heads * config.head_dim * position
@@ -100,23 +102,23 @@ def step_bytes(network: ARTransformer, slots: int, position: int) -> int:
     return (weights + slots * (kv + config.dim)) * width
 
 
-def random_prompt(config: ARConfig, tokens: int, device: str) -> Prompt:
+def random_request(config: ARConfig, tokens: int, device: str) -> ARRequest:
     context = torch.randn(512, config.context_dim, device=device) if config.context_dim else None
-    return Prompt(torch.randint(config.vocab_size, (tokens,), device=device), context=context)
+    return ARRequest(torch.randint(config.vocab_size, (tokens,), device=device), context=context)
 
 
 def decode_call(network: ARTransformer, slots: int, position: int, device: str) -> Callable[[], object]:
     """A step with every slot at `position`."""
     decoder = make_decoder(network, slots, device)
-    decoder.goal.fill_(decoder.clip_length)
+    decoder.target_len.fill_(decoder.clip_length)
     decoder.temperature.fill_(1.0)
     decoder.top_p.fill_(0.8)
-    length = decoder.length_for(position, 1)
+    kv_len = decoder.kv_len_for(position)
 
     def step() -> None:
-        decoder.known.fill_(position)
-        decoder.step(1, length=length)
-        decoder.read_known()
+        decoder.num_tokens.fill_(position)
+        decoder.step(kv_len=kv_len)
+        decoder.read_num_tokens()
 
     return step
 
@@ -124,17 +126,17 @@ def decode_call(network: ARTransformer, slots: int, position: int, device: str) 
 def measure_clip(network: ARTransformer, given_frames: int, device: str) -> tuple[float, float]:
     """Seconds of prefill and of decoding for one clip from its first latent frames."""
     decoder = make_decoder(network, 1, device)
-    prompt = random_prompt(network.config, given_frames * network.config.frame_tokens, device)
+    request = random_request(network.config, given_frames * network.config.frame_tokens, device)
     for _ in range(2):  # the first pass compiles
         synchronize(device)
         start = time.perf_counter()
-        for _ in decoder.prefill(0, prompt):
+        for _ in decoder.prefill(0, request):
             pass
         synchronize(device)
         prefilled = time.perf_counter()
-    known = len(prompt.tokens) + network.config.leading_tokens
-    for position in range(known, decoder.clip_length):
-        decoder.step(1, length=decoder.length_for(position, 1))
+    num_tokens = len(request.prompt_tokens) + network.config.leading_tokens
+    for position in range(num_tokens, decoder.clip_length):
+        decoder.step(kv_len=decoder.kv_len_for(position))
     decoder.tokens(0)
     return prefilled - start, time.perf_counter() - prefilled
 
@@ -145,15 +147,15 @@ def plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 class PlainDecoder:
-    """One sequence, written in the obvious way."""
+    """The straightforward decoder of one sequence."""
 
     def __init__(self, network: ARTransformer) -> None:
         self.network, config = network, network.config
         weight = network.output.weight
-        shape = (config.n_layers, 1, config.n_kv_heads, config.positions, config.head_dim)
+        shape = (config.n_layers, 1, config.n_kv_heads, config.max_seq_len, config.head_dim)
         self.k = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
         self.v = torch.zeros_like(self.k)
-        self.mask = torch.ones(config.positions, config.positions, dtype=torch.bool, device=weight.device).tril()
+        self.mask = torch.ones(config.max_seq_len, config.max_seq_len, dtype=torch.bool, device=weight.device).tril()
         self.temperature = torch.ones(1, 1, device=weight.device)
         self.context = torch.zeros(1, 512, config.context_dim or 1, device=weight.device, dtype=weight.dtype)
 
@@ -171,8 +173,8 @@ class PlainDecoder:
         x = network.tok_embeddings(token)
         cos, sin = network.rope_cos[position], network.rope_sin[position]
         for i, layer in enumerate(network.layers):
-            if network.absolute is not None:
-                x = x + network.absolute[position].to(x.dtype)
+            if network.abs_pos_emb is not None:
+                x = x + network.abs_pos_emb[position].to(x.dtype)
             x = x + self.self_attention(layer.attention, plain_norm(layer.attention_norm, x), i, position, cos, sin)
             if network.config.is_video2world:
                 x = x + self.cross_attention(layer.cross_attention, plain_norm(layer.cross_attention_norm, x))
@@ -213,8 +215,10 @@ def plain_call(network: ARTransformer, position: int, device: str) -> Callable[[
 def run(args: argparse.Namespace) -> dict[str, Any]:
     config, device = PRESETS[args.preset], args.device
     network = random_network(config, device, getattr(torch, args.dtype))
-    position = (2 * config.frame_tokens + config.clip_tokens) // 2  # the middle of what a 9-frame clip generates
-    fuse_projections(network)  # moves the weights: before anything captures where they are
+    position = (
+        2 * config.frame_tokens + config.clip_tokens
+    ) // 2  # halfway through the tokens generated from 9 input frames
+    fuse_projections(network)  # before a CUDA graph captures the addresses of the weights
     plain = plain_call(network, position, device)
     for _ in range(3):
         plain()

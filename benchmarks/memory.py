@@ -51,7 +51,7 @@ from cosmos_triton.planning.memory_plan import (
     StagePlan,
     plan_memory,
 )
-from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
@@ -105,15 +105,15 @@ class Work:
             self.networks.append(network)
 
     def __call__(self) -> None:
-        with torch.inference_mode(), self.placement.at_work():
+        with torch.inference_mode(), self.placement.on_device():
             if self.decoder:
                 config = self.decoder.config
                 context = torch.zeros(config.context_length, config.context_dim) if config.context_dim else None
-                prompt = Prompt(torch.zeros(2 * config.frame_tokens, dtype=torch.int64), context=context)
-                for _ in self.decoder.prefill(0, prompt):
+                request = ARRequest(torch.zeros(2 * config.frame_tokens, dtype=torch.int64), context=context)
+                for _ in self.decoder.prefill(0, request):
                     pass
                 for _ in range(AR_STEPS):
-                    self.decoder.step(1)
+                    self.decoder.step()
             else:
                 blank = partial(torch.zeros, device=self.device)
                 for kind, subject, network in zip(STAGES[self.stage.stage], self.subjects, self.networks, strict=True):
@@ -136,10 +136,10 @@ class Work:
         if self.device == "cpu":
             with LiveBytes() as live:
                 self()
-            moving = sum(getattr(part, "device_bytes", 0) for part in self.placement.parts)
+            loaded = sum(getattr(part, "device_bytes", 0) for part in self.placement.offloadables)
             if self.decoder and not self.placement.is_resident:
-                moving += sum(t.nbytes for t in self.decoder.cache.tensors if t is not None)
-            held, working = (0, 0) if self.stage.mode == "cpu" else (self.held(), live.peak + moving)
+                loaded += sum(t.nbytes for t in self.decoder.cache.tensors if t is not None)
+            held, working = (0, 0) if self.stage.mode == "cpu" else (self.held(), live.peak + loaded)
             return {"held": held, "working": working, "seconds": time.perf_counter() - began}
         torch.cuda.reset_peak_memory_stats()
         idle = used_here()

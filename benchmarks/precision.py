@@ -1,14 +1,14 @@
-"""What less precision changes: each network in a shorter format against itself in a longer one, on the same input.
+"""Error of reduced precision: each network in a shorter format against itself in a longer one, on the same input.
 
     python benchmarks/precision.py                                       # tiny networks, on this CPU
     python benchmarks/precision.py --deployment 5b-video2world --device cuda
 
-Random weights of the scale that keeps activations at theirs: they say how rounding grows through the layers, and
-nothing of trained weights' outliers. Error is root mean square over root mean square. The lines:
+Random weights, scaled to keep the variance of activations: they show how rounding errors grow through the layers, and
+nothing of the outliers of trained weights. Errors are relative RMS. The lines:
 
-- T5 bf16 against fp32, next to fp32 that is rounded to bf16 at the end, as everything that reads the embedding does;
-- the AR model's logits in 8 bits against bf16, how often the likeliest token is another, and bf16 against fp32;
-- the diffusion network's output, likewise.
+- T5: bf16 against fp32, next to fp32 whose output is rounded to bf16, as all readers of the embedding do;
+- logits of the AR model: int8 against bf16, bf16 against fp32, and how often the arg-max differs;
+- output of the diffusion network: int8 against bf16, bf16 against fp32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cosmos_triton.runtime.diffusion.windows import WINDOW
 from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.prompt_encoder import embed
 
-TOKENS = 64  # that the AR model and T5 read
+TOKENS = 64  # input of the AR model and T5
 GRID = (WINDOW, 4, 4)  # of the diffusion network's tokens
 
 
@@ -53,35 +53,37 @@ def text_encoder(network: nn.Module, device: str) -> None:
     ids = torch.randint(2, network.config.vocab_size, (1, TOKENS), device=device)
     exact = embed(network, ids, torch.ones_like(ids))
     short = embed(network.to(torch.bfloat16), ids, torch.ones_like(ids))
-    print(f"T5 bf16 against fp32: error {error(short, exact):.1e}; fp32 rounded at the end: ", end="")
+    print(f"T5 bf16 against fp32: error {error(short, exact):.1e}; fp32 rounded to bf16: ", end="")
     print(f"{error(exact.bfloat16(), exact):.1e}")
 
 
-def forms(network: nn.Module, parts: tuple[str, ...]) -> dict[str, nn.Module]:
+def forms(network: nn.Module, prefixes: tuple[str, ...]) -> dict[str, nn.Module]:
     short = copy.deepcopy(network).to(torch.bfloat16)
     eight = copy.deepcopy(short)
-    quantise(eight, parts)
+    quantise(eight, prefixes)
     return {"fp32": network, "bf16": short, "int8": eight}
 
 
-def ar_model(network: nn.Module, device: str, parts: tuple[str, ...]) -> None:
+def ar_model(network: nn.Module, device: str, prefixes: tuple[str, ...]) -> None:
     config = network.config
     tokens = torch.randint(config.vocab_size, (1, TOKENS), device=device)
     logits = {}
-    for name, form in forms(network, parts).items():
+    for name, form in forms(network, prefixes).items():
         dtype = torch.float32 if name == "fp32" else torch.bfloat16
         cache = KVCache.allocate(config, 1, device=device, dtype=dtype)
         if config.context_dim:
             torch.manual_seed(1)
-            form.read_context(torch.randn(1, config.context_length, config.context_dim, device=device).to(dtype), cache)
-        logits[name] = form(tokens, torch.zeros(1, dtype=torch.int64, device=device), cache, length=TOKENS)
+            form.write_context(
+                torch.randn(1, config.context_length, config.context_dim, device=device).to(dtype), cache
+            )
+        logits[name] = form(tokens, torch.zeros(1, dtype=torch.int64, device=device), cache, kv_len=TOKENS)
     report("AR model, logits", logits)
     other = (logits["int8"].argmax(-1) != logits["bf16"].argmax(-1)).double().mean().item()
     baseline = (logits["bf16"].argmax(-1) != logits["fp32"].argmax(-1)).double().mean().item()
-    print(f"  another likeliest token: int8 against bf16 {other:.0%}, bf16 against fp32 {baseline:.0%} of {TOKENS}")
+    print(f"  arg-max differs: int8 against bf16 {other:.0%}, bf16 against fp32 {baseline:.0%} of {TOKENS}")
 
 
-def diffusion(network: nn.Module, device: str, parts: tuple[str, ...]) -> None:
+def diffusion(network: nn.Module, device: str, prefixes: tuple[str, ...]) -> None:
     config = network.config
     torch.manual_seed(1)
     x = torch.randn(1, config.latent_channels, GRID[0], 2 * GRID[1], 2 * GRID[2], device=device)
@@ -89,7 +91,7 @@ def diffusion(network: nn.Module, device: str, parts: tuple[str, ...]) -> None:
     context = torch.randn(1, TOKENS, config.context_dim, device=device)
     level = torch.zeros(1, device=device)
     outputs = {}
-    for name, form in forms(network, parts).items():
+    for name, form in forms(network, prefixes).items():
         dtype = torch.float32 if name == "fp32" else torch.bfloat16
         outputs[name] = form(x.to(dtype), tokens, context.to(dtype), level)
     report("diffusion network, output", outputs)

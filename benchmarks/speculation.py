@@ -1,10 +1,10 @@
-"""What a speculation window costs, and whether its tokens are those of plain decoding.
+"""Cost of a speculation window, and the share of its tokens that differ from plain decoding.
 
     python benchmarks/speculation.py --preset 4b --device cuda --dtype bfloat16 --tokens 1000
     python benchmarks/speculation.py --preset tiny
 
-Random weights: the time of a step and the share of tokens that differ are real. Accepted tokens are not: untrained
-networks overstate them, so no speed follows from this table.
+Random weights: step times and differing tokens are representative, acceptance is not. Untrained networks overstate it,
+so the table says nothing about speedup.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import time
 from typing import Any
 
 import torch
-from ar_decode import make_decoder, random_network, random_prompt, synchronize
+from ar_decode import make_decoder, random_network, random_request, synchronize
 from torch import Tensor
 
-from cosmos_triton.networks.ar_transformer import PRESETS, ARTransformer, fuse_projections
-from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
+from cosmos_triton.networks.ar_config import PRESETS
+from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
+from cosmos_triton.runtime.ar.decoder import ARRequest
 
 
-def generate(decoder: Decoder, prompt: Prompt, window: int, device: str) -> tuple[Tensor, int, float]:
-    """Tokens of the clip, steps, seconds a step."""
-    for _ in decoder.prefill(0, prompt):
+def generate(network: ARTransformer, request: ARRequest, window: int, device: str) -> tuple[Tensor, int, float]:
+    """Tokens of the clip, steps, seconds per step."""
+    decoder = make_decoder(network, 1, device, window=window)
+    for _ in decoder.prefill(0, request):
         pass
-    decoder.step(window)
+    decoder.step()
     synchronize(device)
     start, steps = time.perf_counter(), 1
-    while int(decoder.known[0]) < decoder.clip_length:
-        length = decoder.length_for(int(decoder.known[0]), window)
-        decoder.step(window, length=length)
+    while (num_tokens := int(decoder.num_tokens[0])) < decoder.clip_length:
+        decoder.step(kv_len=decoder.kv_len_for(num_tokens))
         steps += 1
     synchronize(device)
     return decoder.tokens(0).flatten(), steps, (time.perf_counter() - start) / max(steps - 1, 1)
@@ -41,12 +42,11 @@ def generate(decoder: Decoder, prompt: Prompt, window: int, device: str) -> tupl
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     network: ARTransformer = random_network(PRESETS[args.preset], args.device, getattr(torch, args.dtype))
     fuse_projections(network)
-    prompt = random_prompt(network.config, network.config.clip_tokens - args.tokens, args.device)
-    decoder = make_decoder(network, 1, args.device, windows=(1, *args.windows))
-    plain, _, plain_seconds = generate(decoder, prompt, 1, args.device)
+    request = random_request(network.config, network.config.clip_tokens - args.tokens, args.device)
+    plain, _, plain_seconds = generate(network, request, 1, args.device)
     rows = []
     for window in args.windows:
-        tokens, steps, seconds = generate(decoder, prompt, window, args.device)
+        tokens, steps, seconds = generate(network, request, window, args.device)
         differ = (tokens != plain)[-args.tokens :]
         rows.append(
             {
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16, 32, 64])
-    parser.add_argument("--tokens", type=int, default=480, help="tokens to draw")
+    parser.add_argument("--tokens", type=int, default=480, help="tokens to generate")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     args = parser.parse_args()
     rows = run(args)

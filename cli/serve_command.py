@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cosmos_triton.cli.checkpoints_command import Commands
 from cosmos_triton.cli.plan_command import add_gpu_memory
-from cosmos_triton.runtime.ar.window_policy import MAX_WINDOW
+from cosmos_triton.runtime.ar.speculation import MAX_WINDOW
 from cosmos_triton.runtime.backends.graphs import ENGINES, GRAPHS
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 

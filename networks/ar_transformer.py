@@ -1,16 +1,17 @@
 """The autoregressive transformer of the Cosmos-1.0 world models, over an external KV cache.
 
-One forward advances every slot of the cache by a window of tokens, each slot at its own position. A window of one is
-plain decoding; a longer one is a prefill, or drafted tokens to be verified.
+One forward extends every slot of the cache by Q query tokens, each slot at its own position: Q is 1 in plain decoding,
+the window in speculative decoding, and the chunk length in a prefill.
 
 State-dict keys are those of the released model.pt without the leading `model.`.
 
-Legend: S slots, W window, L layers, P positions, C model width, H heads, K key/value heads, G = H / K,
-D head dimension, E context length (text tokens), V vocabulary.
+Legend: S slots (sequences), Q query tokens per slot, L layers, P positions, C model width, H query heads, K key/value
+heads, G = H / K, D head dimension, E context length (text tokens), V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,123 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosmos_triton.networks.ar_positions import (
-    TABLE_MULTIPLE,
-    Yarn,
-    absolute_position_table,
-    grid_coordinates,
-    rope_tables,
-    rotate,
-)
-from cosmos_triton.networks.kv_cache import CacheAttention, KVCache, LayerCache, Window, attend_to_cache
-
-
-@dataclass(frozen=True, slots=True)
-class ARConfig:
-    """Hyper-parameters of one released transformer.
-
-    `context_dim` is the width of the text embedding, which has `context_length` rows. Models that have one are
-    video2world models: they attend to the text in every layer, add an absolute position embedding before every layer,
-    and start with a begin-of-video token.
-    """
-
-    n_layers: int
-    dim: int
-    ffn_dim: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    latent_shape: tuple[int, int, int]
-    context_dim: int | None = None
-    context_length: int = 512
-    yarn: Yarn | None = None
-    rope_theta: float = 500_000.0
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
-
-    @property
-    def is_video2world(self) -> bool:
-        return self.context_dim is not None
-
-    @property
-    def frame_tokens(self) -> int:
-        """Tokens of one latent frame."""
-        return self.latent_shape[1] * self.latent_shape[2]
-
-    @property
-    def clip_tokens(self) -> int:
-        """Tokens of one clip, without the begin-of-video token."""
-        return self.latent_shape[0] * self.frame_tokens
-
-    @property
-    def leading_tokens(self) -> int:
-        """Positions in front of the first video token: 1 for the begin-of-video token, or 0."""
-        return int(self.is_video2world)
-
-    @property
-    def bov_token(self) -> int:
-        """The begin-of-video token: the first id that the model can read but not write."""
-        return self.vocab_size
-
-    @property
-    def embedding_rows(self) -> int:
-        """Video tokens, and for video2world begin, end and padding, rounded up."""
-        return _round_up(self.vocab_size + 3) if self.is_video2world else self.vocab_size
-
-    @property
-    def positions(self) -> int:
-        """Rows of the KV cache and of the position tables."""
-        return _round_up(self.leading_tokens + self.clip_tokens)
-
-
-def _round_up(n: int) -> int:
-    return -(-n // TABLE_MULTIPLE) * TABLE_MULTIPLE
-
-
-_YARN = Yarn(scale=2, beta_fast=4, beta_slow=1, original_latent_shape=(3, 40, 64))
-
-
-def _released(*, n_layers: int, dim: int, context_dim: int | None = None, yarn: Yarn | None = None) -> ARConfig:
-    return ARConfig(
-        n_layers=n_layers,
-        dim=dim,
-        ffn_dim=14336,
-        n_heads=32,
-        n_kv_heads=8,
-        head_dim=128,
-        vocab_size=64000,
-        latent_shape=(5, 40, 64),
-        context_dim=context_dim,
-        yarn=yarn,
-    )
-
-
-def _tiny(*, context_dim: int | None = None) -> ARConfig:
-    return ARConfig(
-        n_layers=2,
-        dim=64,
-        ffn_dim=128,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=16,
-        vocab_size=1000,
-        latent_shape=(5, 10, 16),
-        context_dim=context_dim,
-    )
-
-
-PRESETS: dict[str, ARConfig] = {
-    "4b": _released(n_layers=16, dim=4096),
-    "12b": _released(n_layers=40, dim=5120, yarn=_YARN),
-    "5b-video2world": _released(n_layers=16, dim=4096, context_dim=1024),
-    "13b-video2world": _released(n_layers=40, dim=5120, context_dim=1024, yarn=_YARN),
-    "tiny": _tiny(),
-    "tiny-video2world": _tiny(context_dim=32),
-}
+from cosmos_triton.networks.ar_config import ARConfig
+from cosmos_triton.networks.ar_positions import absolute_position_table, grid_coordinates, rope_tables, rotate
+from cosmos_triton.networks.kv_cache import AttentionMetadata, CacheAttention, KVCache, LayerCache, cache_attention
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -156,7 +43,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections of grouped-query attention, with normalised queries and keys."""
+    """Projections of grouped-query attention with QK-norm."""
 
     def __init__(self, config: ARConfig, kv_dim: int) -> None:
         super().__init__()
@@ -167,47 +54,54 @@ class Attention(nn.Module):
         self.wo = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps)
-        self.fused: Tensor | None = None  # [(H + 2 K) * D, C], see fuse_projections
-        self.qk_weight: Tensor | None = None  # [H + K, D], likewise
+        self.wqkv: Tensor | None = None  # [(H + 2 K) * D, C], set by fuse_projections
+        self.qk_norm_weight: Tensor | None = None  # [H + K, D], likewise
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [S, W, C] -> rotated q [S, K, G, W, D] and k, and v, [S, W, K, D] each."""
-        if self.fused is None or self.qk_weight is None:
-            out, weight = torch.cat([self.wq(x), self.wk(x), self.wv(x)], dim=-1), self.qk_norm_weight()
+        """QKV projection, QK-norm and RoPE: x [S, Q, C] -> q [S, K, G, Q, D], k and v [S, Q, K, D]."""
+        if self.wqkv is None or self.qk_norm_weight is None:
+            qkv, weight = torch.cat([self.wq(x), self.wk(x), self.wv(x)], dim=-1), self.concat_qk_norm_weights()
         else:
-            out, weight = F.linear(x, self.fused), self.qk_weight
-        qk, v = self.split(out).split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-        qk = rotate(rms_norm(qk, weight, self.q_norm.eps), cos, sin)  # queries and keys in one go
+            qkv, weight = F.linear(x, self.wqkv), self.qk_norm_weight
+        qk, v = self.split_heads(qkv).split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        qk = rotate(rms_norm(qk, weight, self.q_norm.eps), cos, sin)  # one kernel launch each for queries and keys
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
-        return self.group(q), k, v
+        return self.group_heads(q), k, v
 
-    def qk_norm_weight(self) -> Tensor:
-        """Weight of the norm over queries and keys side by side, [H + K, D]."""
+    def concat_qk_norm_weights(self) -> Tensor:
+        """QK-norm weights of all query heads and all key heads, [H + K, D]."""
         return torch.cat([self.q_norm.weight.expand(self.heads, -1), self.k_norm.weight.expand(self.kv_heads, -1)])
 
-    def split(self, x: Tensor) -> Tensor:
-        """[S, W, heads * D] -> [S, W, heads, D]"""
+    def split_heads(self, x: Tensor) -> Tensor:
+        """[S, Q, heads * D] -> [S, Q, heads, D]"""
         return x.unflatten(-1, (-1, self.head_dim))
 
-    def group(self, q: Tensor) -> Tensor:
-        """[S, W, H, D] -> [S, K, G, W, D], by the key/value head that serves each query."""
+    def group_heads(self, q: Tensor) -> Tensor:
+        """[S, Q, H, D] -> [S, K, G, Q, D]: query heads by the key/value head they share."""
         return q.unflatten(2, (self.kv_heads, -1)).permute(0, 2, 3, 1, 4)
 
-    def join(self, out: Tensor) -> Tensor:
-        """Attention output [S, K, G, W, D] -> [S, W, C]."""
-        return self.wo(out.permute(0, 3, 1, 2, 4).flatten(2))
+    def project_output(self, out: Tensor) -> Tensor:
+        """Output projection of an attention result [S, K, G, Q, D] -> [S, Q, C]."""
+        return self.wo(merge_heads(out))
+
+
+def merge_heads(out: Tensor) -> Tensor:
+    """Attention result [S, K, G, Q, D] -> [S, Q, H * D]."""
+    return out.permute(0, 3, 1, 2, 4).flatten(2)
 
 
 class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.w1 = nn.Linear(dim, hidden_dim, bias=False)
         self.w2 = nn.Linear(hidden_dim, dim, bias=False)
         self.w3 = nn.Linear(dim, hidden_dim, bias=False)
-        self.fused: Tensor | None = None  # [2 * hidden_dim, C], see fuse_projections
+        self.w13: Tensor | None = None  # [2 * hidden_dim, C], set by fuse_projections
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = (self.w1(x), self.w3(x)) if self.fused is None else F.linear(x, self.fused).chunk(2, dim=-1)
+        gate, up = (self.w1(x), self.w3(x)) if self.w13 is None else F.linear(x, self.w13).chunk(2, dim=-1)
         return self.w2(F.silu(gate) * up)
 
 
@@ -222,28 +116,62 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(config.dim, config.ffn_dim)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, window: Window, cache: LayerCache, attend: CacheAttention) -> Tensor:
-        if window.absolute is not None:
-            x = x + window.absolute
-        q, k, v = self.attention.project(self.attention_norm(x), window.cos, window.sin)
-        cache.write(window, k, v)
-        x = x + self.attention.join(attend(q, cache.k, cache.v, window))
+    def forward(self, x: Tensor, metadata: AttentionMetadata, cache: LayerCache, kernels: ARKernels) -> Tensor:
+        """x [S, Q, C] -> [S, Q, C]; keys and values of the query tokens are written into the cache."""
+        return kernels.layer(self, x, metadata, cache, kernels.attention)
+
+    def forward_native(
+        self, x: Tensor, metadata: AttentionMetadata, cache: LayerCache, attention: CacheAttention
+    ) -> Tensor:
+        """The layer in PyTorch operations."""
+        if metadata.abs_pos_emb is not None:
+            x = x + metadata.abs_pos_emb
+        q, k, v = self.attention.project(self.attention_norm(x), metadata.cos, metadata.sin)
+        cache.write(metadata, k, v)
+        x = x + self.attention.project_output(attention(q, cache.k, cache.v, metadata))
         if cache.cross_k is not None and cache.cross_v is not None:
-            x = x + self._cross_attention(self.cross_attention_norm(x), cache.cross_k, cache.cross_v)
+            x = x + self._attend_to_text(self.cross_attention_norm(x), cache.cross_k, cache.cross_v)
         return x + self.feed_forward(self.ffn_norm(x))
 
-    def _cross_attention(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """x [S, W, C] on all rows of the text, k and v [S, K, E, D]."""
-        attention = self.cross_attention
-        q = attention.group(attention.q_norm(attention.split(attention.wq(x))))
+    def _attend_to_text(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Cross-attention of x [S, Q, C] to all E text positions, padding included; k and v [S, K, E, D]."""
+        cross = self.cross_attention
+        q = cross.group_heads(cross.q_norm(cross.split_heads(cross.wq(x))))
         out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v)
-        return attention.join(out.unflatten(2, q.shape[2:4]))
+        return cross.project_output(out.unflatten(2, q.shape[2:4]))
+
+
+@dataclass(frozen=True, slots=True)
+class ARKernels:
+    """The implementation of a forward's hot operations. A device with kernels of its own has another instance.
+
+    Args:
+        layer: signature of `Layer.forward_native`, the layer first.
+        attention: signature of `kv_cache.cache_attention`; `layer` is called with it.
+        logits: signature of `native_logits`.
+        max_maskless_query_len: up to this query length no mask is built: `attention` reads the positions instead.
+    """
+
+    layer: Callable[[Layer, Tensor, AttentionMetadata, LayerCache, CacheAttention], Tensor]
+    attention: CacheAttention
+    logits: Callable[[ARTransformer, Tensor], Tensor]
+    max_maskless_query_len: int = 0
+
+
+def native_logits(network: ARTransformer, hidden: Tensor) -> Tensor:
+    """The final norm and the output projection, [S, Q, C] -> [S, Q, V]."""
+    return network.output(network.norm(hidden))
+
+
+NATIVE_KERNELS = ARKernels(Layer.forward_native, cache_attention, native_logits)
 
 
 class ARTransformer(nn.Module):
+    """The transformer. Kernels are passed to each forward: the module holds weights and position tables alone."""
+
     rope_cos: Tensor
     rope_sin: Tensor
-    absolute: Tensor | None
+    abs_pos_emb: Tensor | None
 
     def __init__(self, config: ARConfig) -> None:
         super().__init__()
@@ -252,86 +180,89 @@ class ARTransformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
-        self.attend: CacheAttention = attend_to_cache
-        self.unmasked = 0  # the widest window for which `attend` needs no mask
 
-        rows, leading = config.positions, config.leading_tokens
+        rows, leading = config.max_seq_len, config.leading_tokens
         coordinates = grid_coordinates(config.latent_shape, leading_rows=leading, rows=rows)
         cos, sin = rope_tables(coordinates, config.head_dim, config.rope_theta, config.yarn)
         self.register_buffer("rope_cos", cos, persistent=False)  # [P, D]
         self.register_buffer("rope_sin", sin, persistent=False)
-        absolute = None
+        table = None
         if config.is_video2world:
-            absolute = absolute_position_table(config.latent_shape, config.dim, leading_rows=leading, rows=rows)
-        self.register_buffer("absolute", absolute, persistent=False)  # [P, C]
+            table = absolute_position_table(config.latent_shape, config.dim, leading_rows=leading, rows=rows)
+        self.register_buffer("abs_pos_emb", table, persistent=False)  # [P, C]
 
-    def read_context(self, context: Tensor, cache: KVCache) -> None:
-        """Write the keys and values of the text into the cache, once a clip.
+    def write_context(self, context: Tensor, cache: KVCache) -> None:
+        """Compute the cross-attention keys and values of the text and store them in the cache, once per clip.
 
         Args:
-            context: [S, E, context_dim] embedding of the prompt. All rows take part, those past the prompt's end too:
-                they are zero, and dilute the attention as they did in training.
+            context: [S, E, context_dim] text embedding. The padding after the prompt (zero vectors) takes part in
+                attention, as it did in training.
         """
         assert cache.cross_k is not None
         assert cache.cross_v is not None
         for index, layer in enumerate(self.layers):
             cross = cast(Layer, layer).cross_attention
-            cache.cross_k[index] = cross.k_norm(cross.split(cross.wk(context))).transpose(1, 2)
-            cache.cross_v[index] = cross.split(cross.wv(context)).transpose(1, 2)
+            cache.cross_k[index] = cross.k_norm(cross.split_heads(cross.wk(context))).transpose(1, 2)
+            cache.cross_v[index] = cross.split_heads(cross.wv(context)).transpose(1, 2)
 
-    def forward(self, tokens: Tensor, starts: Tensor, cache: KVCache, *, length: int) -> Tensor:
-        """Logits [S, W, V] of the token that follows each of `tokens`; arguments as for `advance`."""
-        return self.logits(self.advance(tokens, starts, cache, length=length))
+    def forward(
+        self, tokens: Tensor, starts: Tensor, cache: KVCache, *, kv_len: int, kernels: ARKernels = NATIVE_KERNELS
+    ) -> Tensor:
+        """Logits [S, Q, V] of the token after each of `tokens`; arguments as for `hidden_states`."""
+        return kernels.logits(self, self.hidden_states(tokens, starts, cache, kv_len=kv_len, kernels=kernels))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[S, W, C] -> [S, W, V]."""
-        return self.output(self.norm(hidden))
-
-    def advance(self, tokens: Tensor, starts: Tensor, cache: KVCache, *, length: int) -> Tensor:
-        """Write the keys and values of a window into the cache; returns its last hidden states [S, W, C].
+    def hidden_states(
+        self, tokens: Tensor, starts: Tensor, cache: KVCache, *, kv_len: int, kernels: ARKernels = NATIVE_KERNELS
+    ) -> Tensor:
+        """Hidden states [S, Q, C] after the last layer; keys and values of `tokens` are written into the cache.
 
         Args:
-            tokens: [S, W] ids.
-            starts: [S] position of each slot's first token in the window.
-            cache: rows before `starts` hold the tokens so far.
-            length: how many cache rows to read, at least max(starts) + W. When it is W, every slot starts at 0.
+            tokens: [S, Q] ids.
+            starts: [S] position of each slot's first query token.
+            cache: holds the keys and values of all positions before `starts`.
+            kv_len: cache positions to read, at least max(starts) + Q. If it equals Q, all `starts` must be 0.
         """
-        width = tokens.shape[1]
-        rows = starts[:, None] + torch.arange(width, device=starts.device)  # [S, W]
-        known = rows.clamp(max=self.config.positions - 1)  # a window may reach beyond the clip; nobody reads that part
-        window = Window(
-            slots=torch.arange(len(rows), device=rows.device)[:, None],
-            rows=rows,
-            length=length,
-            mask=None if length == width or width <= self.unmasked else self._mask(rows, length),
-            cos=F.embedding(known, self.rope_cos)[:, :, None],
-            sin=F.embedding(known, self.rope_sin)[:, :, None],
-            absolute=None if self.absolute is None else F.embedding(known, self.absolute).to(self.rope_cos.dtype),
+        query_len = tokens.shape[1]
+        positions = starts[:, None] + torch.arange(query_len, device=starts.device)  # [S, Q]
+        # A speculation window may reach past the clip. What is computed there is never used.
+        in_table = positions.clamp(max=self.config.max_seq_len - 1)
+        abs_pos_emb = None
+        if self.abs_pos_emb is not None:
+            abs_pos_emb = F.embedding(in_table, self.abs_pos_emb).to(self.rope_cos.dtype)
+        needs_mask = query_len != kv_len and query_len > kernels.max_maskless_query_len
+        metadata = AttentionMetadata(
+            slots=torch.arange(len(positions), device=positions.device)[:, None],
+            positions=positions,
+            kv_len=kv_len,
+            mask=self._causal_mask(positions, kv_len) if needs_mask else None,
+            cos=F.embedding(in_table, self.rope_cos)[:, :, None],
+            sin=F.embedding(in_table, self.rope_sin)[:, :, None],
+            abs_pos_emb=abs_pos_emb,
         )
-        x = self.tok_embeddings(tokens)  # [S, W, C]
+        x = self.tok_embeddings(tokens)  # [S, Q, C]
         for index, layer in enumerate(self.layers):
-            x = layer(x, window, cache.layer(index), self.attend)
+            x = layer(x, metadata, cache.layer(index), kernels)  # a module call: weight streaming hooks into it
         return x
 
-    def _mask(self, rows: Tensor, length: int) -> Tensor:
-        """[S, 1, W, length], added to attention scores: what stands behind a token's own row is hidden from it."""
-        hidden = torch.arange(length, device=rows.device) > rows[:, None, :, None]
+    def _causal_mask(self, positions: Tensor, kv_len: int) -> Tensor:
+        """[S, 1, Q, kv_len], added to attention scores: -inf at cache positions after a query token's own."""
+        hidden = torch.arange(kv_len, device=positions.device) > positions[:, None, :, None]
         return torch.zeros_like(hidden, dtype=self.rope_cos.dtype).masked_fill_(hidden, float("-inf"))
 
 
 def fuse_projections(network: ARTransformer) -> None:
-    """Lay the projections that share an input side by side in memory, so that one product computes them.
+    """Fuse the QKV projections and the gate and up projections of every layer into one GEMM each.
 
-    The single weights become views of the fused ones: nothing is held twice, and the keys stay as they are. A second
-    call does nothing, and 8-bit weights stay single.
+    The separate weights become views of the fused ones, so memory and state-dict keys stay the same. Idempotent.
+    8-bit weights are left separate.
     """
     for layer in network.layers:
         attention, feed_forward = cast(Layer, layer).attention, cast(Layer, layer).feed_forward
-        if attention.fused is not None or not isinstance(attention.wq, nn.Linear):
+        if attention.wqkv is not None or not isinstance(attention.wq, nn.Linear):
             continue
-        attention.fused = _fuse(attention.wq, attention.wk, attention.wv)
-        attention.qk_weight = attention.qk_norm_weight().detach()
-        feed_forward.fused = _fuse(feed_forward.w1, feed_forward.w3)
+        attention.wqkv = _fuse(attention.wq, attention.wk, attention.wv)
+        attention.qk_norm_weight = attention.concat_qk_norm_weights().detach()
+        feed_forward.w13 = _fuse(feed_forward.w1, feed_forward.w3)
 
 
 def _fuse(*projections: nn.Linear) -> Tensor:

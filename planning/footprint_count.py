@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +27,15 @@ from cosmos_triton.guardrail import content_filter, face_blur
 from cosmos_triton.guardrail.aegis import MAX_ANSWER_TOKENS
 from cosmos_triton.guardrail.frame_batches import FRAMES_AT_ONCE
 from cosmos_triton.networks import (
-    ar_transformer,
+    ar_config,
     diffusion_transformer,
     retinaface,
     text_encoder,
     tokenizer,
     video_safety,
 )
-from cosmos_triton.networks.ar_transformer import ARConfig, ARTransformer
+from cosmos_triton.networks.ar_config import ARConfig
+from cosmos_triton.networks.ar_transformer import NATIVE_KERNELS, ARTransformer
 from cosmos_triton.networks.diffusion_transformer import PATCH, DiffusionTransformer
 from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.networks.retinaface import RetinaFace
@@ -47,7 +46,7 @@ from cosmos_triton.runtime.ar.decoder import PREFILL_CHUNK, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.diffusion.sampler import SIGMA_DATA, guided_denoise
 from cosmos_triton.runtime.diffusion.windows import WINDOW
-from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
+from cosmos_triton.runtime.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quantise
 from cosmos_triton.runtime.media.frames import to_model_input, to_uint8, to_unit_range
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics, decode_latents, decode_tokens, encode_input_frames
@@ -144,18 +143,26 @@ def count(subject: Subject) -> Network:
 def _run(subject: Subject, network: nn.Module) -> tuple[int, int]:
     """Most bytes alive at once of what one run makes, and its operations."""
     flops = FlopCounterMode(display=False)
-    with torch.inference_mode(), LiveBytes() as live, flops, _fused_attention(flops):
+    with torch.inference_mode(), LiveBytes() as live, flops, FusedAttention(flops):
         subject.run(network, partial(torch.zeros, device="meta"), 1)
     return live.peak, flops.get_total_flops()
 
 
-def as_on_a_gpu(decoder: Decoder) -> Decoder:
-    """There a step makes no mask, 8-bit weights of the head are read as they are, and sampling takes nothing."""
-    network = decoder.network
-    network.unmasked = decoder.max_window
-    network.logits = lambda hidden: F.linear(hidden, hidden.new_empty(1).expand(network.output.weight.shape))  # type: ignore[method-assign]
-    decoder.draw = lambda logits, *_, **__: torch.empty(logits.shape[:2], dtype=torch.int64, device=logits.device)
-    return decoder
+def gpu_decoder(network: ARTransformer, *, slots: int, window: int = 1) -> Decoder:
+    """A decoder that allocates what one with the CUDA kernels does, on a network on the meta device.
+
+    Those build no mask, read 8-bit weights of the output projection in place, and sample without workspace.
+    """
+    kernels = replace(NATIVE_KERNELS, logits=_logits_without_dequantisation, max_maskless_query_len=window)
+    return Decoder(network, slots, window=window, kernels=kernels, draw=_draw_without_workspace)
+
+
+def _logits_without_dequantisation(network: ARTransformer, hidden: Tensor) -> Tensor:
+    return F.linear(hidden, hidden.new_empty(1).expand(network.output.weight.shape))
+
+
+def _draw_without_workspace(logits: Tensor, *_: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
+    return torch.empty(logits.shape[:2], dtype=torch.int64, device=logits.device)
 
 
 def _held(module: nn.Module) -> int:
@@ -169,18 +176,22 @@ def _blocks(blocks: Iterable[nn.Module]) -> tuple[int, int]:
     return max(sizes, default=0), len(sizes)
 
 
-@contextmanager
-def _fused_attention(flops: FlopCounterMode) -> Iterator[None]:
-    plain = F.scaled_dot_product_attention
+class FusedAttention(TorchDispatchMode):
+    """Scaled dot-product attention as the fused kernels have it: no memory for scores, operations counted in `flops`.
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if q.shape[-1] > FUSED_HEAD_WIDTH:
-            return plain(q, k, v, *args, **kwargs)
-        flops.flop_counts["Global"]["attention"] += 4 * q.numel() * k.shape[-2]  # two products of 2 operations each
+    In inference mode the operator arrives whole, so whoever calls it (transformers too) is covered.
+    """
+
+    def __init__(self, flops: FlopCounterMode) -> None:
+        super().__init__()
+        self._flops = flops
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.ops.aten.scaled_dot_product_attention.default or args[0].shape[-1] > FUSED_HEAD_WIDTH:
+            return func(*args, **(kwargs or {}))
+        q, k = args[:2]
+        self._flops.flop_counts["Global"]["attention"] += 4 * q.numel() * k.shape[-2]  # two GEMMs
         return torch.empty_like(q)
-
-    with mock.patch.object(F, "scaled_dot_product_attention", attend):
-        yield
 
 
 def _none(_: nn.Module) -> tuple[nn.Module, ...]:
@@ -189,7 +200,7 @@ def _none(_: nn.Module) -> tuple[nn.Module, ...]:
 
 def subjects(deployment: Deployment) -> dict[str, Subject]:
     """The networks of a deployment, by what they are."""
-    d, ar = deployment, ar_transformer.PRESETS[deployment.ar_preset]
+    d, ar = deployment, ar_config.PRESETS[deployment.ar_preset]
     discrete = tokenizer.PRESETS[d.discrete_tokenizer]
     found = {
         "ar": _ar_model(ar),
@@ -208,14 +219,14 @@ def subjects(deployment: Deployment) -> dict[str, Subject]:
 
 def _ar_model(config: ARConfig) -> Subject:
     def run(network: ARTransformer, blank: Blank, batch: int) -> None:
-        """The last chunk of a prompt of two frames, and one step behind it."""
-        decoder = as_on_a_gpu(Decoder(network, 1))
+        """The last prefill chunk of a prompt of two latent frames, and one decode step."""
+        decoder = gpu_decoder(network, slots=1)
         rows = min(PREFILL_CHUNK, 2 * config.frame_tokens)
         chunk, starts = blank(1, rows, dtype=torch.int64), blank(1, dtype=torch.int64)
-        network.advance(chunk, starts, decoder.cache, length=2 * config.frame_tokens)
-        decoder.step(1)
+        network.hidden_states(chunk, starts, decoder.cache, kv_len=2 * config.frame_tokens)
+        decoder.step()
 
-    return Subject(lambda: ARTransformer(config), lambda n: n.layers, run, eight_bit=AR_PARTS, kv_cache=config)
+    return Subject(lambda: ARTransformer(config), lambda n: n.layers, run, eight_bit=AR_QUANTISED, kv_cache=config)
 
 
 def _discrete_encoder(config: TokenizerConfig, deployment: Deployment) -> Subject:
@@ -247,7 +258,7 @@ def _diffusion(config: diffusion_transformer.DiffusionConfig, ar: ARConfig) -> S
     def blocks(network: DiffusionTransformer) -> Iterable[nn.Module]:
         return network.blocks.values()
 
-    return Subject(lambda: DiffusionTransformer(config), blocks, run, eight_bit=DIFFUSION_PARTS)
+    return Subject(lambda: DiffusionTransformer(config), blocks, run, eight_bit=DIFFUSION_QUANTISED)
 
 
 def _continuous_decoder(config: TokenizerConfig, deployment: Deployment) -> Subject:

@@ -1,16 +1,16 @@
-"""Where the weights of a stage are while it works, and while it does not.
+"""Where the weights of a stage are while it runs, and while it is idle.
 
-- resident: on the device, always.
-- offloaded: on the device while the stage works; on the host, in pinned memory, the rest of the time.
-- streamed: as offloaded, but blocks of the network do not stay. Two at a time are on the device: one computes while the
-  bytes of the next arrive on a stream of their own.
+- resident: always on the device.
+- offloaded: on the device while the stage runs, in pinned host memory while it is idle.
+- streamed: offloaded, and some blocks (transformer layers) are streamed while the stage runs: they pass through two
+  device buffers, and the next block is copied on a stream of its own while one computes.
 
-Outputs are bit for bit those of resident weights: the same kernels read the same bytes. On a CPU the same code moves
+Outputs are those of resident weights bit for bit: the same kernels read the same bytes. On a CPU the same code copies
 the same bytes, without streams.
 
-A block's weights lie side by side in one run of bytes on the host. On the device they are views of a buffer that keeps
-its address for as long as the stage works, so compiled code and captured graphs may read them. Between two pieces of
-work the buffer's storage has no bytes, and the weights must not be touched.
+A block's weights are one contiguous range of bytes on the host. On the device they are views of a buffer whose address
+stays the same while the stage runs, so compiled code and CUDA graphs may read them. While the stage is idle the
+buffer's storage has zero bytes, and the weights must not be used.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from torch import Tensor, nn
 Residency = Literal["resident", "streamed", "offloaded"]
 Network = TypeVar("Network", bound=nn.Module)
 
-ALIGNMENT = 256  # bytes, of a tensor in its buffer
-RING = 2  # buffers that streamed blocks pass through
+ALIGNMENT = 256  # bytes, of each tensor's offset in a device buffer
+NUM_BUFFERS = 2  # of streamed blocks
 
 
-class Part(Protocol):
-    """What has memory on the device only while its stage works."""
+class Offloadable(Protocol):
+    """Has device memory only while its stage runs."""
 
-    def bring_in(self) -> None: ...
+    def load(self) -> None: ...
 
-    def send_away(self) -> None: ...
+    def offload(self) -> None: ...
 
 
 @dataclass(slots=True)
 class Placement:
-    """How one stage keeps its weights. Its networks are put here as they are loaded; its work is done in `at_work`.
+    """Where one stage keeps its weights. Networks are registered with `put`, and run within `on_device`.
 
     Args:
-        streamed_blocks: how many blocks of a streamed network do not stay, the last ones; all of them when None.
+        streamed_blocks: how many blocks of a streamed network are streamed, counted from the last one; None for all.
     """
 
     device: str
     residency: Residency = "resident"
     streamed_blocks: int | None = None
-    parts: list[Part] = field(default_factory=list)
+    offloadables: list[Offloadable] = field(default_factory=list)
 
     @property
     def is_resident(self) -> bool:
@@ -60,47 +60,49 @@ class Placement:
 
     @property
     def load_device(self) -> str:
-        """Where a network must be when it is put."""
+        """The device that a network must be on when it is passed to `put`."""
         return self.device if self.is_resident else "cpu"
 
-    def put(self, network: Network, blocks: Iterable[nn.Module] = (), *, keep: Collection[str] = ()) -> Network:
-        """The network, with its weights where the plan wants them.
+    def put(self, network: Network, blocks: Iterable[nn.Module] = (), *, exclude: Collection[str] = ()) -> Network:
+        """The same network, its weights placed as planned.
 
         Args:
-            blocks: what can be streamed, in the order in which it runs.
-            keep: names of parts of a block that stay with the rest, since they are used outside of its forward.
+            blocks: modules that may be streamed, in the order in which they run.
+            exclude: submodules of a block that are not streamed with it, since they are used outside of its forward.
         """
         if not self.is_resident:
-            passing = list(blocks) if self.residency == "streamed" else []
-            count = len(passing) if self.streamed_blocks is None else self.streamed_blocks
-            self.parts.append(MovingWeights(network, passing, streamed=count, device=self.device, keep=keep))
+            blocks = list(blocks) if self.residency == "streamed" else []
+            streamed = len(blocks) if self.streamed_blocks is None else self.streamed_blocks
+            self.offloadables.append(
+                OffloadedWeights(network, blocks, streamed=streamed, device=self.device, exclude=exclude)
+            )
         return network
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Within it the networks can run; behind it the device has its memory back."""
+    def on_device(self) -> Iterator[None]:
+        """Loads weights on entry; on exit offloads them and returns the device memory to the driver."""
         with ExitStack() as stack:
             if self.device != "cpu":
-                stack.callback(torch.cuda.empty_cache)  # other processes are waiting for it
-            for part in self.parts:
-                stack.callback(part.send_away)
-                part.bring_in()
+                stack.callback(torch.cuda.empty_cache)  # other processes need the memory
+            for offloadable in self.offloadables:
+                stack.callback(offloadable.offload)
+                offloadable.load()
             yield
 
 
 def limit_gpu_memory(nbytes: int) -> None:
-    """Let this process have no more of the GPU's memory. At the limit it first uses again what lies idle in its
-    allocator; then it fails."""
+    """Cap this process's CUDA allocator. At the cap it first reuses its cached memory; then it raises."""
     torch.cuda.set_per_process_memory_fraction(min(nbytes / torch.cuda.mem_get_info()[1], 1.0))
 
 
-class MovingWeights:
-    """The weights of a network on the CPU: kept on the host, and brought to `device` for its work.
+class OffloadedWeights:
+    """Weights of a network in pinned host memory, copied to `device` by `load`.
 
     Args:
-        blocks: what runs one after the other, in this order, in every forward.
-        streamed: how many of them, the last ones, are streamed. All else comes in as a whole.
-        keep: as for `Placement.put`.
+        network: on the CPU.
+        blocks: modules that run one after the other, in this order, in every forward.
+        streamed: how many of them are streamed, counted from the last one. All other weights are copied by `load`.
+        exclude: as for `Placement.put`.
     """
 
     def __init__(
@@ -110,178 +112,185 @@ class MovingWeights:
         *,
         streamed: int = 0,
         device: str,
-        keep: Collection[str] = (),
+        exclude: Collection[str] = (),
     ) -> None:
         self.device = device
-        passing = blocks[len(blocks) - streamed :]
-        owned = [_tensors(block, without=keep) for block in passing]
-        moving = {id(tensor) for tensors in owned for tensor in tensors}
-        self._rest = Packed([tensor for tensor in _tensors(network) if id(tensor) not in moving], device)
-        self._rest.lie_in(Buffer(self._rest.nbytes, device))
-        self._ring = Ring([Packed(tensors, device) for tensors in owned], device) if passing else None
-        if self._ring:
-            self._ring.attach(blocks[0], passing)
+        streamed_blocks = blocks[len(blocks) - streamed :]
+        tensors_by_block = [_tensors(block, exclude=exclude) for block in streamed_blocks]
+        streamed_ids = {id(tensor) for tensors in tensors_by_block for tensor in tensors}
+        self._unstreamed = PackedTensors(
+            [tensor for tensor in _tensors(network) if id(tensor) not in streamed_ids], device
+        )
+        self._unstreamed.bind(DeviceBuffer(self._unstreamed.nbytes, device))
+        self._weight_stream: WeightStream | None = None
+        if streamed_blocks:
+            self._weight_stream = WeightStream([PackedTensors(tensors, device) for tensors in tensors_by_block], device)
+            self._weight_stream.register_hooks(blocks[0], streamed_blocks)
 
     @property
     def device_bytes(self) -> int:
-        """What it takes on the device while it works."""
-        return self._rest.nbytes + (self._ring.nbytes if self._ring else 0)
+        """Device memory while loaded."""
+        return self._unstreamed.nbytes + (self._weight_stream.nbytes if self._weight_stream else 0)
 
-    def bring_in(self) -> None:
-        self._rest.buffer.grow()
-        self._rest.arrive()
-        if self._ring:
-            self._ring.grow()
+    def load(self) -> None:
+        self._unstreamed.buffer.allocate()
+        self._unstreamed.copy_to_device()
+        if self._weight_stream:
+            self._weight_stream.allocate()
 
-    def send_away(self) -> None:
+    def offload(self) -> None:
         if self.device != "cpu":
             torch.cuda.synchronize()
-        self._rest.buffer.shrink()
-        if self._ring:
-            self._ring.shrink()
+        self._unstreamed.buffer.free()
+        if self._weight_stream:
+            self._weight_stream.free()
 
 
-class Buffer:
-    """Bytes on the device that come and go; views of them stay valid."""
+class DeviceBuffer:
+    """Bytes on the device whose storage can be freed and allocated again; views of them stay valid objects."""
 
     def __init__(self, nbytes: int, device: str) -> None:
         self.nbytes = nbytes
         self.bytes = torch.empty(nbytes, dtype=torch.uint8, device=device)
-        self.shrink()
+        self.free()
 
-    def grow(self) -> None:
+    def allocate(self) -> None:
         self.bytes.untyped_storage().resize_(self.nbytes)
 
-    def shrink(self) -> None:
+    def free(self) -> None:
         self.bytes.untyped_storage().resize_(0)
 
 
-class Packed:
-    """Tensors as one run of bytes on the host. Those that share memory go on sharing it."""
+class PackedTensors:
+    """Tensors packed into one contiguous range of host bytes. Tensors that share memory keep sharing it."""
 
     def __init__(self, tensors: Sequence[Tensor], device: str) -> None:
-        self._runs = _runs(tensors)
-        self.nbytes = sum(run.room for run in self._runs)
-        self.host = _whole_pages(self.nbytes)
+        self._segments = _segments(tensors)
+        self.nbytes = sum(segment.padded_nbytes for segment in self._segments)
+        self.host = _page_aligned(self.nbytes)
         offset = 0
-        for run in self._runs:
-            self.host[offset : offset + run.nbytes] = run.content()
-            offset += run.room
+        for segment in self._segments:
+            self.host[offset : offset + segment.nbytes] = segment.content()
+            offset += segment.padded_nbytes
         if device != "cpu":
             _pin(self.host)
 
-    def lie_in(self, buffer: Buffer) -> None:
-        """Make the tensors views of a buffer that is large enough."""
+    def bind(self, buffer: DeviceBuffer) -> None:
+        """Make the tensors views of a buffer of at least `nbytes`, and release their own memory."""
         self.buffer = buffer
-        buffer.grow()
+        buffer.allocate()
         offset = 0
-        for run in self._runs:
-            for tensor in run.tensors:
-                at = offset + tensor.data_ptr() - run.start
-                typed = buffer.bytes[at : at + _extent(tensor)].view(tensor.dtype)
+        for segment in self._segments:
+            for tensor in segment.tensors:
+                start = offset + tensor.data_ptr() - segment.address
+                typed = buffer.bytes[start : start + _extent(tensor)].view(tensor.dtype)
                 tensor.data = typed.as_strided(tensor.shape, tensor.stride(), typed.storage_offset())
-            offset += run.room
-        self._runs = []
-        buffer.shrink()
+            offset += segment.padded_nbytes
+        self._segments = []
+        buffer.free()
 
-    def arrive(self) -> None:
-        """Copy the bytes to the device, in the order of the current stream."""
+    def copy_to_device(self) -> None:
+        """Asynchronous, on the current stream."""
         self.buffer.bytes[: self.nbytes].copy_(self.host, non_blocking=True)
 
 
-class Ring:
-    """Buffers on the device that the blocks pass through, each in its turn."""
+class WeightStream:
+    """Streams blocks through NUM_BUFFERS device buffers: block i uses buffer i % NUM_BUFFERS."""
 
-    def __init__(self, blocks: list[Packed], device: str) -> None:
+    def __init__(self, blocks: list[PackedTensors], device: str) -> None:
         self._blocks = blocks
-        self._buffers = [Buffer(max(block.nbytes for block in blocks), device) for _ in range(RING)]
-        self._inside = [-1] * RING  # number of the block that is in each buffer
+        self._buffers = [DeviceBuffer(max(block.nbytes for block in blocks), device) for _ in range(NUM_BUFFERS)]
+        self._loaded = [-1] * NUM_BUFFERS  # index of the block in each buffer
         self._stream = None if device == "cpu" else torch.cuda.Stream()
-        self._arrived: list[torch.cuda.Event] = [torch.cuda.Event() for _ in range(RING)] if self._stream else []
-        for number, block in enumerate(blocks):
-            block.lie_in(self._buffers[number % RING])
+        self._copied: list[torch.cuda.Event] = []
+        if self._stream:
+            self._copied = [torch.cuda.Event() for _ in range(NUM_BUFFERS)]
+        for index, block in enumerate(blocks):
+            block.bind(self._buffers[index % NUM_BUFFERS])
 
     @property
     def nbytes(self) -> int:
         return sum(buffer.nbytes for buffer in self._buffers)
 
-    def grow(self) -> None:
+    def allocate(self) -> None:
         for buffer in self._buffers:
-            buffer.grow()
+            buffer.allocate()
 
-    def shrink(self) -> None:
-        self._inside = [-1] * RING
+    def free(self) -> None:
+        self._loaded = [-1] * NUM_BUFFERS
         for buffer in self._buffers:
-            buffer.shrink()
+            buffer.free()
 
-    def attach(self, first: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        """Have the weights of `blocks` there when they run. The copies begin with `first`, which runs before them."""
+    def register_hooks(self, first: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        """Prefetch the first blocks when the module `first` begins, and each block as soon as its buffer is free."""
 
-        def begin(*_: object) -> None:
-            for number in range(min(RING, len(blocks))):
-                self._fetch(number)
+        def prefetch_first(*_: object) -> None:
+            for index in range(min(NUM_BUFFERS, len(blocks))):
+                self._prefetch(index)
 
-        first.register_forward_pre_hook(begin)
-        for number, block in enumerate(blocks):
+        first.register_forward_pre_hook(prefetch_first)
+        for index, block in enumerate(blocks):
 
-            def wait(*_: object, number: int = number) -> None:
-                self._wait_for(number)
+            def wait(*_: object, index: int = index) -> None:
+                self._wait(index)
 
-            def follow(*_: object, number: int = number) -> None:
-                if number + RING < len(blocks):
-                    self._fetch(number + RING)
+            def prefetch_next(*_: object, index: int = index) -> None:
+                if index + NUM_BUFFERS < len(blocks):
+                    self._prefetch(index + NUM_BUFFERS)
 
             block.register_forward_pre_hook(wait)
-            block.register_forward_hook(follow)
+            block.register_forward_hook(prefetch_next)
 
-    def _fetch(self, number: int) -> None:
-        """Copy a block's bytes over those of the one that has run."""
+    def _prefetch(self, index: int) -> None:
+        """Copy a block into its buffer, after the work that reads the buffer's previous block."""
         if self._stream:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                self._blocks[number].arrive()
-                self._arrived[number % RING].record()
+                self._blocks[index].copy_to_device()
+                self._copied[index % NUM_BUFFERS].record()
         else:
-            self._blocks[number].arrive()
-        self._inside[number % RING] = number
+            self._blocks[index].copy_to_device()
+        self._loaded[index % NUM_BUFFERS] = index
 
-    def _wait_for(self, number: int) -> None:
-        if self._inside[number % RING] != number:
-            raise RuntimeError(f"streamed block {number} runs out of turn: {self._inside} are on the device")
+    def _wait(self, index: int) -> None:
+        """Make the current stream wait for a block's copy."""
+        if self._loaded[index % NUM_BUFFERS] != index:
+            raise RuntimeError(f"streamed block {index} runs out of order: blocks {self._loaded} are on the device")
         if self._stream:
-            torch.cuda.current_stream().wait_event(self._arrived[number % RING])
+            torch.cuda.current_stream().wait_event(self._copied[index % NUM_BUFFERS])
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Memory that some tensors lie in, without a gap."""
+class _Segment:
+    """A contiguous range of memory that is covered by overlapping tensors."""
 
-    start: int  # address
+    address: int
     nbytes: int
     tensors: list[Tensor]
 
     @property
-    def room(self) -> int:
-        """Bytes in a buffer, with those that put the next run on an aligned address."""
+    def padded_nbytes(self) -> int:
+        """Bytes in a buffer, so that the next segment is aligned."""
         return -(-self.nbytes // ALIGNMENT) * ALIGNMENT
 
     def content(self) -> Tensor:
         storage = self.tensors[0].untyped_storage()
-        bytes = torch.empty(0, dtype=torch.uint8)
-        return bytes.set_(storage, self.start - storage.data_ptr(), (self.nbytes,), (1,))
+        content = torch.empty(0, dtype=torch.uint8)
+        return content.set_(storage, self.address - storage.data_ptr(), (self.nbytes,), (1,))
 
 
-def _runs(tensors: Sequence[Tensor]) -> list[_Run]:
-    """Tensors on the CPU, those that overlap together."""
-    runs: list[_Run] = []
+def _segments(tensors: Sequence[Tensor]) -> list[_Segment]:
+    """Tensors on the CPU, overlapping ones in one segment."""
+    segments: list[_Segment] = []
     for tensor in sorted(tensors, key=lambda t: (t.data_ptr(), -_extent(t))):
         start, end = tensor.data_ptr(), tensor.data_ptr() + _extent(tensor)
-        if runs and start < runs[-1].start + runs[-1].nbytes:
-            run = runs.pop()
-            runs.append(_Run(run.start, max(end - run.start, run.nbytes), [*run.tensors, tensor]))
+        if segments and start < segments[-1].address + segments[-1].nbytes:
+            last = segments.pop()
+            nbytes = max(end - last.address, last.nbytes)
+            segments.append(_Segment(last.address, nbytes, [*last.tensors, tensor]))
         else:
-            runs.append(_Run(start, end - start, [tensor]))
-    return runs
+            segments.append(_Segment(start, end - start, [tensor]))
+    return segments
 
 
 def _extent(tensor: Tensor) -> int:
@@ -290,14 +299,14 @@ def _extent(tensor: Tensor) -> int:
     return (last + 1) * tensor.element_size() if tensor.numel() else 0
 
 
-def _tensors(module: nn.Module, *, without: Collection[str] = ()) -> list[Tensor]:
-    """All that a module holds: parameters, buffers, and tensors that are plain attributes."""
-    left_out = {id(part) for name in without for part in _submodule(module, name).modules()}
+def _tensors(module: nn.Module, *, exclude: Collection[str] = ()) -> list[Tensor]:
+    """Parameters, buffers, and tensors that are plain attributes, of a module and its submodules."""
+    excluded = {id(submodule) for name in exclude for submodule in _submodule(module, name).modules()}
     found: dict[int, Tensor] = {}
-    for part in module.modules():
-        if id(part) not in left_out:
-            plain = (value for value in vars(part).values() if isinstance(value, Tensor))
-            for tensor in chain(part.parameters(recurse=False), part.buffers(recurse=False), plain):
+    for submodule in module.modules():
+        if id(submodule) not in excluded:
+            plain = (value for value in vars(submodule).values() if isinstance(value, Tensor))
+            for tensor in chain(submodule.parameters(recurse=False), submodule.buffers(recurse=False), plain):
                 found[id(tensor)] = tensor
     return list(found.values())
 
@@ -310,14 +319,14 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
         return nn.Identity()
 
 
-def _whole_pages(nbytes: int) -> Tensor:
-    """Bytes on the host; nothing else lies in their pages, which are what is pinned."""
+def _page_aligned(nbytes: int) -> Tensor:
+    """Host bytes that share no page with anything else: whole pages are what gets pinned."""
     pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=torch.uint8)[:nbytes]
 
 
 def _pin(host: Tensor) -> None:
-    """Lock memory where it is, as long as it is there; the allocator for pinned memory would round it up to a power of
+    """Page-lock memory in place for as long as it exists; torch's pinned allocator would round it up to a power of
     two."""
     if host.numel():
         cudart = torch.cuda.cudart()

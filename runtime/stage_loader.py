@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cosmos_triton.networks import ar_transformer, diffusion_transformer, tokenizer
+from cosmos_triton.networks import ar_config, diffusion_transformer, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
 from cosmos_triton.networks.diffusion_transformer import DiffusionConfig, DiffusionTransformer
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
@@ -21,7 +21,7 @@ from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder
-from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, quantise
+from cosmos_triton.runtime.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quantise
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
 from cosmos_triton.runtime.residency import Placement
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 
-# Parts of the AR model's layers that are used when a clip's text is read, outside of their layer's forward.
-READ_FOR_CONTEXT = ("cross_attention.wk", "cross_attention.wv", "cross_attention.k_norm")
+# Submodules of a layer that `ARTransformer.write_context` uses, outside of the layer's forward.
+CONTEXT_PROJECTIONS = ("cross_attention.wk", "cross_attention.wv", "cross_attention.k_norm")
 
 
 def place_ar_decoder(network: ARTransformer, placement: Placement, slots: int, window: int = 1) -> Decoder:
-    """The decoder of a network that is on the placement's `load_device`; the placement moves what moves of both."""
+    """The decoder of a network that is on `placement.load_device`; weights and KV cache are placed as planned."""
     fuse_projections(network)
-    placement.put(network, network.layers, keep=READ_FOR_CONTEXT)
-    moves = not placement.is_resident
+    placement.put(network, network.layers, exclude=CONTEXT_PROJECTIONS)
+    is_offloaded = not placement.is_resident
     if placement.device == "cpu":
-        decoder = Decoder(network, slots, windows=(window,))
+        decoder = Decoder(network, slots, window=window)
     else:
         from cosmos_triton.runtime.ar.cuda_decoder import CudaDecoder  # needs Triton, the compiler
 
-        decoder = CudaDecoder(network, slots, windows=(window,), moves=moves)
-    if moves:
-        decoder.send_away()
-        placement.parts.append(decoder)
+        decoder = CudaDecoder(network, slots, window=window, is_offloaded=is_offloaded)
+    if is_offloaded:
+        decoder.offload()
+        placement.offloadables.append(decoder)
     return decoder
 
 
@@ -58,7 +58,7 @@ class Stages:
     """Loads what a stage runs. Networks run in bf16 on a GPU and in fp32 on a CPU.
 
     Args:
-        placement: how the weights are kept. Its stage works inside `placement.at_work()`.
+        placement: how the weights are kept. Its stage runs within `placement.on_device()`.
         exported: the stage's graphs, where another engine than torch runs it.
         weights_8bit: store the matrices of the AR model and of the diffusion network in 8 bits.
     """
@@ -105,11 +105,11 @@ class Stages:
         return self.placement.put(self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER))
 
     def ar_decoder(self, slots: int, window: int) -> Decoder:
-        """For `slots` clips, trying `window` tokens a step: always as many, since in bf16 a clip's tokens may depend on
-        that, and an adaptive window on how fast which step was.
-        """
-        config = ar_transformer.PRESETS[self.deployment.ar_preset]
-        network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_PARTS)
+        """For `slots` clips, with a speculation window of `window` tokens."""
+        config = ar_config.PRESETS[self.deployment.ar_preset]
+        network = self._load(
+            ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_QUANTISED
+        )
         return place_ar_decoder(network, self.placement, slots, window)
 
     def diffusion_decoder(self) -> DiffusionDecoder:
@@ -121,7 +121,7 @@ class Stages:
             network = open_graph(self.exported, "denoising_step", config, self.device)
             decoder = open_graph(self.exported, "continuous_decoder", tokenizer_config, self.device)
         else:
-            module = self._load(DiffusionTransformer, config, paths.DIFFUSION_DECODER, eight_bit=DIFFUSION_PARTS)
+            module = self._load(DiffusionTransformer, config, paths.DIFFUSION_DECODER, eight_bit=DIFFUSION_QUANTISED)
             network = self.placement.put(module, module.blocks.values())
             decoder = self.placement.put(self._load(ContinuousDecoder, tokenizer_config, paths.CONTINUOUS_DECODER))
         statistics = SafetensorsFile(self.checkpoint_dir / paths.LATENT_STATISTICS)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import T5Config, T5ForConditionalGeneration
 
-from cosmos_triton.networks import ar_transformer, diffusion_transformer, text_encoder, tokenizer
+from cosmos_triton.networks import ar_config, diffusion_transformer, text_encoder, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
 from cosmos_triton.networks.fsq import FSQ
@@ -74,7 +74,7 @@ def write_tiny_tree(directory: Path, *, seed: int = 0) -> None:
 
 def _write_ar_models(directory: Path) -> None:
     for deployment in TINY:
-        config = ar_transformer.PRESETS[deployment.ar_preset]
+        config = ar_config.PRESETS[deployment.ar_preset]
         network = ARTransformer(config)
         _spread(network)
         folder = _folder(directory, deployment.ar_folder)

@@ -20,6 +20,7 @@ from cosmos_triton.export.checkpoints.huggingface import MODEL_PATTERNS, read_js
 from cosmos_triton.export.checkpoints.released import Find, adapted, torch_file, transformers_folder
 from cosmos_triton.guardrail import lemmas
 from cosmos_triton.networks import (
+    ar_config,
     ar_transformer,
     diffusion_transformer,
     retinaface,
@@ -140,7 +141,7 @@ def _ar_model(deployment: Deployment) -> Checkpoint:
     return Checkpoint(
         f"{deployment.ar_folder}/{paths.WEIGHTS}",
         torch_file(f"{deployment.ar_folder}/model.pt"),
-        _preset(ar_transformer.ARTransformer, ar_transformer.PRESETS, "ar_preset"),
+        _preset(ar_transformer.ARTransformer, ar_config.PRESETS, "ar_preset"),
         _only(deployment),
     )
 

@@ -1,17 +1,15 @@
-"""The transformer's layer for CUDA, when it advances few rows: one row a slot, or a short window.
+"""The transformer layer for CUDA where it is memory-bound: M = slots * query tokens of at most MAX_M.
 
-A step then multiplies every weight by a handful of rows and does next to nothing else. It takes as long as the weights
-and the KV cache take to arrive, plus what is lost between kernels. So each weight is read once, at the speed of memory,
-and what lies between two products happens within them or in a kernel of its own: nine a layer.
+A decode step then takes as long as reading the weights and the KV cache, plus kernel launches. So each weight is read
+once at full bandwidth, and what is between two GEMMs is fused into their epilogues or one kernel: nine kernels a layer.
 
-A row's result does not depend on the other rows, nor on how many steps led to it.
+A row's result does not depend on the other rows.
 
-Legend: S slots, W window, M = S * W rows, N outputs, K inputs, H query heads, J key/value heads, D head dimension.
+Legend: S slots, Q query tokens per slot, M = S * Q, N outputs, K inputs, H query heads, J key/value heads, G = H / J,
+D head dimension.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,131 +17,125 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from cosmos_triton.networks.ar_transformer import ARTransformer, Attention, Layer, RMSNorm
-from cosmos_triton.networks.kv_cache import CacheAttention, LayerCache, Window
+from cosmos_triton.networks.ar_transformer import ARTransformer, Attention, Layer, RMSNorm, merge_heads
+from cosmos_triton.networks.kv_cache import AttentionMetadata, CacheAttention, LayerCache
 from cosmos_triton.runtime.int8 import Int8Linear
 
-MAX_ROWS = 128  # from some 200 on arithmetic takes longer than the weights, and the library's products are better
-ONE_ROW_N, ONE_ROW_K = 1, 2048  # piece of a weight that a program takes at a time; on an H200 the fastest of eight
-PROGRAMS = 192  # more than today's GPUs have multiprocessors
-STAGES, STAGE_BYTES = 4, 24 * 1024  # of shared memory: the GPUs that have least of it give a program 99 KB
+MAX_M = 128  # from about 200 rows on a GEMM is compute-bound, and cuBLAS is faster
+GEMV_BLOCK_N, GEMV_BLOCK_K = 1, 2048  # the fastest of eight tiles on an H200
+MIN_PROGRAMS = 192  # more than the multiprocessors of current GPUs
+NUM_STAGES, STAGE_BYTES = 4, 24 * 1024  # fit the smallest shared memory, 99 KB per program
 
 
-def layer_forward(layer: Layer) -> Callable[..., Tensor]:
-    """What takes the place of the layer's own forward, and leaves many rows to that."""
-    plain = layer.forward
-
-    def forward(x: Tensor, window: Window, cache: LayerCache, attend: CacheAttention) -> Tensor:
-        if x.shape[:-1].numel() > MAX_ROWS:
-            return plain(x, window, cache, attend)
-        attention, feed_forward = layer.attention, layer.feed_forward
-        if window.absolute is not None:
-            x = x + window.absolute
-        q = _project(attention, _norm(x, layer.attention_norm), window, cache)
-        x = _product(_rows(attend(q, cache.k, cache.v, window)), attention.wo, add=x)
-        if cache.cross_k is not None and cache.cross_v is not None:
-            cross = layer.cross_attention
-            q = _product(_norm(x, layer.cross_attention_norm), cross.wq)
-            q = cross.group(_norm(cross.split(q), cross.q_norm))
-            out = F.scaled_dot_product_attention(q.flatten(2, 3), cache.cross_k, cache.cross_v)
-            x = _product(_rows(out.unflatten(2, q.shape[2:4])), cross.wo, add=x)
-        hidden = _product(_norm(x, layer.ffn_norm), feed_forward.w1, gated=feed_forward.w3)
-        return _product(hidden, feed_forward.w2, add=x)
-
-    return forward
+def layer_forward(
+    layer: Layer, x: Tensor, metadata: AttentionMetadata, cache: LayerCache, attention: CacheAttention
+) -> Tensor:
+    """As `Layer.forward_native`, to which it leaves more than MAX_M rows."""
+    if x.shape[:-1].numel() > MAX_M:
+        return layer.forward_native(x, metadata, cache, attention)
+    feed_forward = layer.feed_forward
+    if metadata.abs_pos_emb is not None:
+        x = x + metadata.abs_pos_emb
+    q = _project_qkv(layer.attention, _rms_norm(x, layer.attention_norm), metadata, cache)
+    x = linear(merge_heads(attention(q, cache.k, cache.v, metadata)), layer.attention.wo, residual=x)
+    if cache.cross_k is not None and cache.cross_v is not None:
+        cross = layer.cross_attention
+        q = linear(_rms_norm(x, layer.cross_attention_norm), cross.wq)
+        q = cross.group_heads(_rms_norm(cross.split_heads(q), cross.q_norm))
+        out = F.scaled_dot_product_attention(q.flatten(2, 3), cache.cross_k, cache.cross_v)
+        x = linear(merge_heads(out.unflatten(2, q.shape[2:4])), cross.wo, residual=x)
+    hidden = linear(_rms_norm(x, layer.ffn_norm), feed_forward.w1, up=feed_forward.w3)
+    return linear(hidden, feed_forward.w2, residual=x)
 
 
 def logits(network: ARTransformer, hidden: Tensor) -> Tensor:
-    """As `network.logits`. 8-bit weights stay as they are for many rows too: in bf16 all of them take half a GB."""
-    rows, vocab = hidden.shape[:-1].numel(), network.config.vocab_size
-    if rows > MAX_ROWS and not isinstance(network.output, Int8Linear):
+    """As `native_logits`. An 8-bit output projection is computed in pieces of MAX_M rows: dequantised at once, it would
+    take half a GB."""
+    m, vocab = hidden.shape[:-1].numel(), network.config.vocab_size
+    if m > MAX_M and not isinstance(network.output, Int8Linear):
         return network.output(network.norm(hidden))
-    out = hidden.new_empty(1, rows, vocab)
-    normed = _norm(hidden, network.norm).view(1, rows, -1)
-    for part, into in zip(normed.split(MAX_ROWS, dim=1), out.split(MAX_ROWS, dim=1), strict=True):
-        _product(part, network.output, out=into)
+    out = hidden.new_empty(1, m, vocab)
+    normed = _rms_norm(hidden, network.norm).view(1, m, -1)
+    for part, out_part in zip(normed.split(MAX_M, dim=1), out.split(MAX_M, dim=1), strict=True):
+        linear(part, network.output, out=out_part)
     return out.view(*hidden.shape[:-1], vocab)
 
 
-def _rows(out: Tensor) -> Tensor:
-    """Attention output [S, J, G, W, D] -> [S, W, H * D]."""
-    return out.permute(0, 3, 1, 2, 4).flatten(2)
-
-
-def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
+def _rms_norm(x: Tensor, norm: RMSNorm) -> Tensor:
     """As `norm(x)`, x [..., K]."""
     x, k = x.contiguous(), x.shape[-1]
     out = torch.empty_like(x)
     grid, block = (x.shape[:-1].numel(),), triton.next_power_of_2(k)
-    _norm_row[grid](x, norm.weight, out, norm.eps, K=k, BLOCK=block, num_warps=8)
+    _rms_norm_kernel[grid](x, norm.weight, out, norm.eps, K=k, BLOCK=block, num_warps=8)
     return out
 
 
-def _project(attention: Attention, x: Tensor, window: Window, cache: LayerCache) -> Tensor:
-    """Writes the window's keys and values into the cache; returns its queries [S, J, G, W, D]."""
-    slots, width, _ = x.shape
+def _project_qkv(attention: Attention, x: Tensor, metadata: AttentionMetadata, cache: LayerCache) -> Tensor:
+    """QKV projection, QK-norm, RoPE and KV-cache write: x [S, Q, K] -> queries [S, J, G, Q, D]."""
+    slots, query_len, _ = x.shape
     heads, kv_heads, dim = attention.heads, attention.kv_heads, attention.head_dim
-    qkv = x.new_empty(slots, width, (heads + 2 * kv_heads) * dim)
-    if attention.fused is not None:
-        _product(x, attention.fused, out=qkv)
+    qkv = x.new_empty(slots, query_len, (heads + 2 * kv_heads) * dim)
+    if attention.wqkv is not None:
+        linear(x, attention.wqkv, out=qkv)
     else:
         parts = qkv.split((heads * dim, kv_heads * dim, kv_heads * dim), dim=-1)
         for part, projection in zip(parts, (attention.wq, attention.wk, attention.wv), strict=True):
-            _product(x, projection, out=part)
-    q = x.new_empty(slots, kv_heads, heads // kv_heads, width, dim)
-    _place_heads[(slots * width, heads + 2 * kv_heads)](
-        qkv, attention.q_norm.weight, attention.k_norm.weight, window.cos, window.sin, window.rows,
-        q, cache.k, cache.v, cache.k.stride(0), cache.k.stride(1), width, attention.q_norm.eps,
+            linear(x, projection, out=part)
+    q = x.new_empty(slots, kv_heads, heads // kv_heads, query_len, dim)
+    _qk_norm_rope_cache_write[(slots * query_len, heads + 2 * kv_heads)](
+        qkv, attention.q_norm.weight, attention.k_norm.weight, metadata.cos, metadata.sin, metadata.positions,
+        q, cache.k, cache.v, cache.k.stride(0), cache.k.stride(1), query_len, attention.q_norm.eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2, BLOCK=triton.next_power_of_2(dim // 2), num_warps=1,
     )  # fmt: skip
     return q
 
 
-def _product(
+def linear(
     x: Tensor,
     matrix: Tensor | nn.Module,
     *,
-    gated: nn.Module | None = None,
-    add: Tensor | None = None,
+    up: nn.Module | None = None,
+    residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """x [S, W, K] times a linear layer's weight [N, K] -> [S, W, N], of x's dtype.
+    """x [S, Q, K] times a linear layer's weight [N, K] -> [S, Q, N] of x's dtype, for M up to MAX_M.
 
     Args:
-        gated: a second layer: the result is silu(first) * second.
-        add: [S, W, N], added to the result.
-        out: [S, W, N] to write to; its rows may lie in wider ones.
+        matrix: a weight, or a layer without bias, of 8-bit weights too.
+        up: a second layer, for SwiGLU: the result is silu(matrix x) * up x.
+        residual: [S, Q, N], added to the result.
+        out: [S, Q, N] to write to; rows may have a stride of more than N.
     """
-    weight, scale = _weight(matrix)
-    second, second_scale = (weight, scale) if gated is None else _weight(gated)
+    weight, scale = _weight_and_scale(matrix)
+    up_weight, up_scale = (weight, scale) if up is None else _weight_and_scale(up)
     (n, k), m = weight.shape, x.shape[:-1].numel()
     out = x.new_empty(*x.shape[:-1], n) if out is None else out
     x = x.contiguous()
-    pointers = (x, weight, scale, second, second_scale, x if add is None else add, out)
-    flags = {"SCALED": scale is not weight, "GATED": gated is not None, "ADDED": add is not None}
+    pointers = (x, weight, scale, up_weight, up_scale, x if residual is None else residual, out)
+    flags = {"HAS_SCALE": scale is not weight, "HAS_UP": up is not None, "HAS_RESIDUAL": residual is not None}
     if m == 1:
-        grid = (triton.cdiv(n, ONE_ROW_N),)
-        _one_row[grid](*pointers, n, K=k, **flags, BLOCK_N=ONE_ROW_N, BLOCK_K=ONE_ROW_K, num_warps=8)
+        grid = (triton.cdiv(n, GEMV_BLOCK_N),)
+        _gemv[grid](*pointers, n, K=k, **flags, BLOCK_N=GEMV_BLOCK_N, BLOCK_K=GEMV_BLOCK_K, num_warps=8)
         return out
-    tile = few_rows_tile(m, n, gated=gated is not None, itemsize=x.dtype.itemsize)
+    tile = skinny_gemm_tile(m, n, has_up=up is not None, itemsize=x.dtype.itemsize)
     grid = (triton.cdiv(n, tile["BLOCK_N"]),)
-    _few_rows[grid](*pointers, m, n, out.stride(-2), K=k, **flags, **tile, STAGES=STAGES, num_warps=4)
+    _skinny_gemm[grid](*pointers, m, n, out.stride(-2), K=k, **flags, **tile, NUM_STAGES=NUM_STAGES, num_warps=4)
     return out
 
 
-def few_rows_tile(m: int, n: int, *, gated: bool, itemsize: int) -> dict[str, int]:
-    """How `_few_rows` cuts its work: enough programs for every multiprocessor, and stages that fit every GPU."""
+def skinny_gemm_tile(m: int, n: int, *, has_up: bool, itemsize: int) -> dict[str, int]:
+    """Tile of `_skinny_gemm`: at least MIN_PROGRAMS programs, and stages that fit the shared memory of every GPU."""
     block_m = max(16, triton.next_power_of_2(m))
-    block_n = 64 if n >= 64 * PROGRAMS else 32
-    rows = block_m + block_n * (2 if gated else 1)
+    block_n = 64 if n >= 64 * MIN_PROGRAMS else 32
+    rows = block_m + block_n * (2 if has_up else 1)
     block_k = 256
     while rows * block_k * itemsize > STAGE_BYTES:
         block_k //= 2
     return {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
 
 
-def _weight(matrix: Tensor | nn.Module) -> tuple[Tensor, Tensor]:
-    """A weight and its rows' scale; where it has none, the weight again, as a pointer that is not read."""
+def _weight_and_scale(matrix: Tensor | nn.Module) -> tuple[Tensor, Tensor]:
+    """A weight and its scale per output channel; without a scale the weight twice, as a pointer that is not read."""
     if isinstance(matrix, Int8Linear):
         return matrix.weight, matrix.scale
     weight = matrix if isinstance(matrix, Tensor) else matrix.weight
@@ -152,120 +144,122 @@ def _weight(matrix: Tensor | nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _norm_row(x_ptr, weight_ptr, out_ptr, eps, K: tl.constexpr, BLOCK: tl.constexpr):
-    k, at = tl.arange(0, BLOCK), tl.program_id(0) * K
+def _rms_norm_kernel(x_ptr, weight_ptr, out_ptr, eps, K: tl.constexpr, BLOCK: tl.constexpr):
+    """One row."""
+    k, offset = tl.arange(0, BLOCK), tl.program_id(0) * K
     in_k = k < K
-    x = tl.load(x_ptr + at + k, mask=in_k, other=0.0)
+    x = tl.load(x_ptr + offset + k, mask=in_k, other=0.0)
     x32 = x.to(tl.float32)
     factor = tl.rsqrt(tl.sum(x32 * x32, 0) / K + eps)
     out = (x32 * factor).to(x.dtype) * tl.load(weight_ptr + k, mask=in_k, other=0.0)
-    tl.store(out_ptr + at + k, out, mask=in_k)
+    tl.store(out_ptr + offset + k, out, mask=in_k)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _one_row(
-    x_ptr, w_ptr, scale_ptr, second_ptr, second_scale_ptr, add_ptr, out_ptr, n,
-    K: tl.constexpr, SCALED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
+def _gemv(
+    x_ptr, w_ptr, scale_ptr, up_ptr, up_scale_ptr, residual_ptr, out_ptr, n,
+    K: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_UP: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_N outputs of one row."""
+    """M = 1: BLOCK_N outputs per program, accumulated in registers."""
     output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = output < n
-    row = output[:, None].to(tl.int64) * K
-    total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    second = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    w_row = output[:, None].to(tl.int64) * K
+    acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    up_acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     for first in tl.range(0, K, BLOCK_K, num_stages=1):
         k = first + tl.arange(0, BLOCK_K)
         in_k = k < K
-        here = in_n[:, None] & in_k[None, :]
+        w_mask = in_n[:, None] & in_k[None, :]
         x = tl.load(x_ptr + k, mask=in_k, other=0.0).to(tl.float32)
-        total += tl.load(w_ptr + row + k[None, :], mask=here, other=0.0).to(tl.float32) * x[None, :]
-        if GATED:
-            second += tl.load(second_ptr + row + k[None, :], mask=here, other=0.0).to(tl.float32) * x[None, :]
-    y = tl.sum(total, 1)
-    z = tl.sum(second, 1)
-    _finish(y, z, scale_ptr + output, second_scale_ptr + output, add_ptr + output, out_ptr + output, in_n,
-            SCALED, GATED, ADDED)  # fmt: skip
+        acc += tl.load(w_ptr + w_row + k[None, :], mask=w_mask, other=0.0).to(tl.float32) * x[None, :]
+        if HAS_UP:
+            up_acc += tl.load(up_ptr + w_row + k[None, :], mask=w_mask, other=0.0).to(tl.float32) * x[None, :]
+    y = tl.sum(acc, 1)
+    up = tl.sum(up_acc, 1)
+    _epilogue(y, up, scale_ptr + output, up_scale_ptr + output, residual_ptr + output, out_ptr + output, in_n,
+              HAS_SCALE, HAS_UP, HAS_RESIDUAL)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["m"])  # type: ignore[untyped-decorator]
-def _few_rows(
-    x_ptr, w_ptr, scale_ptr, second_ptr, second_scale_ptr, add_ptr, out_ptr, m, n, out_stride,
-    K: tl.constexpr, SCALED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+def _skinny_gemm(
+    x_ptr, w_ptr, scale_ptr, up_ptr, up_scale_ptr, residual_ptr, out_ptr, m, n, out_stride,
+    K: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_UP: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_N outputs of all rows, on the tensor cores: they have nothing else to do."""
+    """M up to MAX_M: BLOCK_N outputs of all rows per program, on tensor cores with the weight as the first operand."""
     output = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.arange(0, BLOCK_M)
     in_n, in_m = output < n, row < m
-    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    second = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    up_acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     w_row = output[:, None].to(tl.int64) * K
-    for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+    for first in tl.range(0, K, BLOCK_K, num_stages=NUM_STAGES):
         k = first + tl.arange(0, BLOCK_K)
         in_k = k < K
-        here = in_n[:, None] & in_k[None, :]
+        w_mask = in_n[:, None] & in_k[None, :]
         x = tl.load(x_ptr + row[None, :] * K + k[:, None], mask=in_m[None, :] & in_k[:, None], other=0.0)
-        w = tl.load(w_ptr + w_row + k[None, :], mask=here, other=0.0).to(x.dtype)
-        total = tl.dot(w, x, total, input_precision="ieee")
-        if GATED:
-            u = tl.load(second_ptr + w_row + k[None, :], mask=here, other=0.0).to(x.dtype)
-            second = tl.dot(u, x, second, input_precision="ieee")
-    n_at = output[:, None] + tl.zeros([1, BLOCK_M], tl.int32)
-    _finish(total, second, scale_ptr + n_at, second_scale_ptr + n_at, add_ptr + row[None, :] * n + n_at,
-            out_ptr + row[None, :] * out_stride + n_at, in_n[:, None] & in_m[None, :],
-            SCALED, GATED, ADDED)  # fmt: skip
+        w = tl.load(w_ptr + w_row + k[None, :], mask=w_mask, other=0.0).to(x.dtype)
+        acc = tl.dot(w, x, acc, input_precision="ieee")
+        if HAS_UP:
+            up_w = tl.load(up_ptr + w_row + k[None, :], mask=w_mask, other=0.0).to(x.dtype)
+            up_acc = tl.dot(up_w, x, up_acc, input_precision="ieee")
+    column = output[:, None] + tl.zeros([1, BLOCK_M], tl.int32)
+    _epilogue(acc, up_acc, scale_ptr + column, up_scale_ptr + column, residual_ptr + row[None, :] * n + column,
+              out_ptr + row[None, :] * out_stride + column, in_n[:, None] & in_m[None, :],
+              HAS_SCALE, HAS_UP, HAS_RESIDUAL)  # fmt: skip
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _finish(
-    y, z, scale_at, second_scale_at, add_at, out_at, mask,
-    SCALED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
+def _epilogue(
+    y, up, scale_ptrs, up_scale_ptrs, residual_ptrs, out_ptrs, mask,
+    HAS_SCALE: tl.constexpr, HAS_UP: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """What is done to a product before it is stored."""
-    if SCALED:
-        y *= tl.load(scale_at, mask=mask, other=0.0).to(tl.float32)
-        z *= tl.load(second_scale_at, mask=mask, other=0.0).to(tl.float32)
-    if GATED:
-        y = y * tl.sigmoid(y) * z
-    if ADDED:
-        y += tl.load(add_at, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out_at, y.to(out_at.dtype.element_ty), mask=mask)
+    """Dequantise, SwiGLU, add the residual, store."""
+    if HAS_SCALE:
+        y *= tl.load(scale_ptrs, mask=mask, other=0.0).to(tl.float32)
+        up *= tl.load(up_scale_ptrs, mask=mask, other=0.0).to(tl.float32)
+    if HAS_UP:
+        y = y * tl.sigmoid(y) * up
+    if HAS_RESIDUAL:
+        y += tl.load(residual_ptrs, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptrs, y.to(out_ptrs.dtype.element_ty), mask=mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _place_heads(
-    qkv_ptr, q_norm_ptr, k_norm_ptr, cos_ptr, sin_ptr, rows_ptr, q_ptr, k_ptr, v_ptr,
-    stride_slot, stride_head, width, eps,
+def _qk_norm_rope_cache_write(
+    qkv_ptr, q_norm_ptr, k_norm_ptr, cos_ptr, sin_ptr, positions_ptr, q_ptr, k_ptr, v_ptr,
+    stride_slot, stride_head, query_len, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One head of one row: a query is normed, rotated and put by its group; a key likewise into the cache; a value as
-    it is."""
-    at, head = tl.program_id(0), tl.program_id(1)
-    slot, column = at // width, at % width
+    """One head of one token. Queries: norm, RoPE, stored by group. Keys: norm, RoPE, into the cache. Values: into the
+    cache."""
+    token, head = tl.program_id(0), tl.program_id(1)
+    slot, column = token // query_len, token % query_len
     d = tl.arange(0, BLOCK)
     in_d = d < HALF
-    source = qkv_ptr + (at * (HEADS + 2 * KV_HEADS) + head) * 2 * HALF + d
+    source = qkv_ptr + (token * (HEADS + 2 * KV_HEADS) + head) * 2 * HALF + d
     low, high = tl.load(source, mask=in_d, other=0.0), tl.load(source + HALF, mask=in_d, other=0.0)
-    cache_at = slot.to(tl.int64) * stride_slot + tl.load(rows_ptr + at) * 2 * HALF + d
+    cache_offset = slot.to(tl.int64) * stride_slot + tl.load(positions_ptr + token) * 2 * HALF + d
     if head >= HEADS + KV_HEADS:
-        target = v_ptr + cache_at + (head - HEADS - KV_HEADS) * stride_head
+        target = v_ptr + cache_offset + (head - HEADS - KV_HEADS) * stride_head
     else:
         norm_ptr = q_norm_ptr
-        target = q_ptr + ((slot * HEADS + head) * width + column) * 2 * HALF + d
+        target = q_ptr + ((slot * HEADS + head) * query_len + column) * 2 * HALF + d
         if head >= HEADS:
             norm_ptr = k_norm_ptr
-            target = k_ptr + cache_at + (head - HEADS) * stride_head
+            target = k_ptr + cache_offset + (head - HEADS) * stride_head
         dtype = low.dtype
         x, y = low.to(tl.float32), high.to(tl.float32)
         factor = tl.rsqrt((tl.sum(x * x, 0) + tl.sum(y * y, 0)) / (2 * HALF) + eps)
         x = (x * factor).to(dtype) * tl.load(norm_ptr + d, mask=in_d, other=0.0)
         y = (y * factor).to(dtype) * tl.load(norm_ptr + HALF + d, mask=in_d, other=0.0)
-        cos_at, sin_at = cos_ptr + at * 2 * HALF + d, sin_ptr + at * 2 * HALF + d
+        cos_ptrs, sin_ptrs = cos_ptr + token * 2 * HALF + d, sin_ptr + token * 2 * HALF + d
         x, y = x.to(tl.float32), y.to(tl.float32)
-        cos, sin = tl.load(cos_at, mask=in_d, other=0.0), tl.load(sin_at, mask=in_d, other=0.0)
-        cos_y, sin_y = tl.load(cos_at + HALF, mask=in_d, other=0.0), tl.load(sin_at + HALF, mask=in_d, other=0.0)
-        low = (x * cos.to(tl.float32) - y * sin.to(tl.float32)).to(dtype)
+        cos_x, sin_x = tl.load(cos_ptrs, mask=in_d, other=0.0), tl.load(sin_ptrs, mask=in_d, other=0.0)
+        cos_y = tl.load(cos_ptrs + HALF, mask=in_d, other=0.0)
+        sin_y = tl.load(sin_ptrs + HALF, mask=in_d, other=0.0)
+        low = (x * cos_x.to(tl.float32) - y * sin_x.to(tl.float32)).to(dtype)
         high = (y * cos_y.to(tl.float32) + x * sin_y.to(tl.float32)).to(dtype)
     tl.store(target, low, mask=in_d)
     tl.store(target + HALF, high, mask=in_d)

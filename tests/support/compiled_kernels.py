@@ -1,4 +1,4 @@
-"""Compiles the GPU's kernels for GPUs that need not be here, and prints what each takes, as JSON.
+"""Compiles the GPU kernels without a GPU, and prints the shared memory and stack of each as JSON.
 
 Run as a program: a process that interprets kernels cannot compile them.
 """
@@ -16,32 +16,38 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from cosmos_triton.networks.ar_transformer import PRESETS
+from cosmos_triton.networks.ar_config import PRESETS
 from cosmos_triton.runtime.ar import attention_kernel, layer_kernels, sampling_kernel
 from cosmos_triton.runtime.ar.sampling import MIX_1, MIX_2
 
 CONFIG = PRESETS["12b"]
-CAPABILITIES = (89, 90)  # GPUs with the least shared memory, and those that we have measured on
+CAPABILITIES = (89, 90)  # the smallest shared memory, and an H200
 
 
 def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
     """Name, kernel, types of arguments that are not bf16 pointers or int32, constants, warps."""
     widths = {"gate": (CONFIG.ffn_dim, CONFIG.dim, True), "down": (CONFIG.dim, CONFIG.ffn_dim, False)}
     widths["logits"] = (CONFIG.vocab_size, CONFIG.dim, False)
-    for (name, (n, k, gated)), eight_bit in product(widths.items(), (False, True)):
-        flags = {"K": k, "SCALED": eight_bit, "GATED": gated, "ADDED": not gated}
-        types = {"w_ptr": "*i8", "second_ptr": "*i8"} if eight_bit else {}
+    for (name, (n, k, has_up)), eight_bit in product(widths.items(), (False, True)):
+        flags = {"K": k, "HAS_SCALE": eight_bit, "HAS_UP": has_up, "HAS_RESIDUAL": not has_up}
+        types = {"w_ptr": "*i8", "up_ptr": "*i8"} if eight_bit else {}
         label = f"{name}{' int8' if eight_bit else ''}"
-        one = {"BLOCK_N": layer_kernels.ONE_ROW_N, "BLOCK_K": layer_kernels.ONE_ROW_K}
-        yield f"one row, {label}", layer_kernels._one_row, types, flags | one, 8
-        for rows in (8, layer_kernels.MAX_ROWS):
-            tile = layer_kernels.few_rows_tile(rows, n, gated=gated, itemsize=2)
-            constants = flags | tile | {"STAGES": layer_kernels.STAGES}
-            yield f"{rows} rows, {label}", layer_kernels._few_rows, types, constants, 4
+        gemv = {"BLOCK_N": layer_kernels.GEMV_BLOCK_N, "BLOCK_K": layer_kernels.GEMV_BLOCK_K}
+        yield f"GEMV, {label}", layer_kernels._gemv, types, flags | gemv, 8
+        for m in (8, layer_kernels.MAX_M):
+            tile = layer_kernels.skinny_gemm_tile(m, n, has_up=has_up, itemsize=2)
+            constants = flags | tile | {"NUM_STAGES": layer_kernels.NUM_STAGES}
+            yield f"skinny GEMM, M = {m}, {label}", layer_kernels._skinny_gemm, types, constants, 4
     norm = {"K": CONFIG.dim, "BLOCK": triton.next_power_of_2(CONFIG.dim)}
-    yield "norm", layer_kernels._norm_row, {"eps": "fp32"}, norm, 8
+    yield "RMS norm", layer_kernels._rms_norm_kernel, {"eps": "fp32"}, norm, 8
     heads = {"HEADS": CONFIG.n_heads, "KV_HEADS": CONFIG.n_kv_heads, "HALF": CONFIG.head_dim // 2, "BLOCK": 64}
-    yield "heads", layer_kernels._place_heads, {"rows_ptr": "*i64", "eps": "fp32"}, heads, 1
+    yield (
+        "QK-norm, RoPE, cache write",
+        layer_kernels._qk_norm_rope_cache_write,
+        {"positions_ptr": "*i64", "eps": "fp32"},
+        heads,
+        1,
+    )
     types = {"keys_ptr": "*i64", "positions_ptr": "*i64", "tokens_ptr": "*i64", "drawn_ptr": "*i64"}
     types |= {"temperature_ptr": "*fp32", "top_p_ptr": "*fp32"}
     constants = {"V": CONFIG.vocab_size, "MIX_1": MIX_1, "MIX_2": MIX_2, "BLOCK": sampling_kernel.BLOCK}
@@ -49,7 +55,8 @@ def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
     for block_m in (16, 64):
         constants = {"DIM": CONFIG.head_dim, "BLOCK_D": CONFIG.head_dim, "BLOCK_M": block_m}
         constants |= {"BLOCK_N": attention_kernel.BLOCK_N, "SPLIT": attention_kernel.SPLIT}
-        types = {"rows_ptr": "*i64", "scale": "fp32"} | dict.fromkeys(("partial_ptr", "peak_ptr", "total_ptr"), "*fp32")
+        types = {"positions_ptr": "*i64", "scale": "fp32"}
+        types |= dict.fromkeys(("partial_ptr", "row_max_ptr", "row_sum_ptr"), "*fp32")
         yield f"attention, {block_m} queries", attention_kernel._attend_split, types, constants, 4
 
 
@@ -68,7 +75,7 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], warp
 
 
 def stack_bytes(cubin: bytes) -> int:
-    """What spills out of the registers."""
+    """Bytes that spill out of registers."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

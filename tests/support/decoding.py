@@ -1,31 +1,31 @@
-"""Decoding to the end, without an engine."""
+"""Decoding of whole clips without an engine."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from cosmos_triton.networks.ar_transformer import ARTransformer
-from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 
 
-def fill(decoder: Decoder, slot: int, prompt: Prompt) -> None:
-    for _ in decoder.prefill(slot, prompt):
+def fill(decoder: Decoder, slot: int, request: ARRequest) -> None:
+    for _ in decoder.prefill(slot, request):
         pass
 
 
-def run(decoder: Decoder, *, window: int = 1) -> int:
-    """Step until every slot that has a goal is there; returns how many steps that took."""
+def run(decoder: Decoder) -> int:
+    """Step until every active slot is finished; returns the number of steps."""
     steps = 0
-    while (decoder.known < decoder.goal).any():
-        before = decoder.known.clone()
-        decoder.step(window, length=decoder.length_for(int(decoder.known.max()), window))
-        assert (decoder.known - before <= window).all()
+    while (decoder.num_tokens < decoder.target_len).any():
+        before = decoder.num_tokens.clone()
+        decoder.step(kv_len=decoder.kv_len_for(int(decoder.num_tokens.max())))
+        assert (decoder.num_tokens - before <= decoder.window).all()
         steps += 1
     return steps
 
 
-def alone(network: ARTransformer, prompt: Prompt, *, window: int = 1, slots: int = 1) -> Tensor:
-    decoder = Decoder(network, slots, windows=(window,))
-    fill(decoder, 0, prompt)
-    run(decoder, window=window)
+def alone(network: ARTransformer, request: ARRequest, *, window: int = 1, slots: int = 1) -> Tensor:
+    decoder = Decoder(network, slots, window=window)
+    fill(decoder, 0, request)
+    run(decoder)
     return decoder.tokens(0)

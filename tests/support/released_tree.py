@@ -23,7 +23,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from cosmos_triton.networks import ar_transformer, diffusion_transformer, retinaface, tokenizer, video_safety
+from cosmos_triton.networks import ar_config, ar_transformer, diffusion_transformer, retinaface, tokenizer, video_safety
 from cosmos_triton.networks.text_encoder import PRESETS as TEXT_PRESETS
 
 State = dict[str, Tensor]
@@ -94,10 +94,10 @@ def _path(tree: ReleasedTree, name: str, state: State | None = None) -> Path:
 
 
 def _write_ar_models(tree: ReleasedTree) -> None:
-    base = random_state(ar_transformer.ARTransformer(ar_transformer.PRESETS["tiny"]), seed=1)
+    base = random_state(ar_transformer.ARTransformer(ar_config.PRESETS["tiny"]), seed=1)
     file = prefixed("model.", base) | {"model.layers.0._extra_state": torch.zeros(1)}
     torch.save(file, _path(tree, "Cosmos-1.0-Autoregressive-tiny/model.pt", base))
-    text = random_state(ar_transformer.ARTransformer(ar_transformer.PRESETS["tiny-video2world"]), seed=2)
+    text = random_state(ar_transformer.ARTransformer(ar_config.PRESETS["tiny-video2world"]), seed=2)
     path = _path(tree, "Cosmos-1.0-Autoregressive-tiny-Video2World/model.pt", text)
     torch.save({"model": prefixed("model.", text)}, path)
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cosmos_triton.networks.ar_config import ARConfig
 from cosmos_triton.networks.ar_positions import Yarn
-from cosmos_triton.networks.ar_transformer import ARConfig, ARTransformer
-from cosmos_triton.runtime.ar.decoder import Prompt
+from cosmos_triton.networks.ar_transformer import ARTransformer
+from cosmos_triton.runtime.ar.decoder import ARRequest
 
 BASE = ARConfig(
     n_layers=2,
@@ -44,7 +45,7 @@ def random_tokens(config: ARConfig, count: int, *, seed: int = 0) -> Tensor:
 
 
 def random_context(config: ARConfig, *, seed: int = 0) -> Tensor | None:
-    """[E, X], its last rows zero as behind a short prompt's end; None for a base model."""
+    """[E, X], padded with zero vectors as after a short prompt; None for a base model."""
     if config.context_dim is None:
         return None
     generator = torch.Generator().manual_seed(1000 + seed)
@@ -53,11 +54,11 @@ def random_context(config: ARConfig, *, seed: int = 0) -> Tensor | None:
     return context
 
 
-def random_prompt(
+def random_request(
     config: ARConfig, *, clip: int = 0, seed: int = 0, temperature: float = 1.0, frames: int = 2
-) -> Prompt:
+) -> ARRequest:
     """`clip` chooses the tokens and the text, `seed` the draws."""
-    return Prompt(
+    return ARRequest(
         random_tokens(config, frames * config.frame_tokens, seed=clip),
         seed=seed,
         temperature=temperature,

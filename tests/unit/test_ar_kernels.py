@@ -1,6 +1,6 @@
-"""The GPU's kernels where there is no GPU: interpreted, and compiled for GPUs that are elsewhere.
+"""The GPU kernels without a GPU: interpreted, and compiled.
 
-Each in a process of its own: triton reads once, when it is imported, whether it is to interpret.
+Each in its own process: triton reads TRITON_INTERPRET once, on import.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import pytest
 
 from support.paths import SUPPORT
 
-SHARED_LIMITS = {89: 99 * 1024, 90: 227 * 1024}  # bytes a program may have
+SHARED_LIMITS = {89: 99 * 1024, 90: 227 * 1024}  # bytes per program
 STACK_LIMIT = 64
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """Both at once: each takes one core for a while."""
+    """Both run concurrently, on one core each."""
     cache = {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
     commands = {
         "interpreted": (["-m", "pytest", SUPPORT / "interpreted_kernels.py"], {"TRITON_INTERPRET": "1"}),

@@ -1,4 +1,4 @@
-"""Invariants of the transformer's forward: however the tokens are cut into windows, the logits are the same."""
+"""Invariants of the transformer's forward: however the tokens are cut into chunks, the logits are the same."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def new_cache(network: ARTransformer, slots: int = 1) -> KVCache:
     cache = KVCache.allocate(network.config, slots, window=8)
     context = random_context(network.config)
     if context is not None:
-        network.read_context(context[None], cache.slot(0))
+        network.write_context(context[None], cache.slot(0))
     return cache
 
 
 def whole(network: ARTransformer, tokens: Tensor) -> Tensor:
-    return network(tokens[None], torch.tensor([0]), new_cache(network), length=len(tokens))[0]
+    return network(tokens[None], torch.tensor([0]), new_cache(network), kv_len=len(tokens))[0]
 
 
-def in_windows(network: ARTransformer, tokens: Tensor, widths: list[int], *, length: int | None = None) -> Tensor:
+def in_chunks(network: ARTransformer, tokens: Tensor, query_lens: list[int]) -> Tensor:
     cache, logits, start = new_cache(network), [], 0
-    for width in widths:
-        window = tokens[start : start + width]
-        logits.append(network(window[None], torch.tensor([start]), cache, length=length or start + width)[0])
-        start += width
+    for query_len in query_lens:
+        chunk = tokens[start : start + query_len]
+        logits.append(network(chunk[None], torch.tensor([start]), cache, kv_len=start + query_len)[0])
+        start += query_len
     return torch.cat(logits)
 
 
@@ -42,25 +42,25 @@ def network(request: pytest.FixtureRequest) -> ARTransformer:
 def test_prefill_equals_one_token_at_a_time(network: ARTransformer) -> None:
     tokens = random_tokens(network.config, network.config.clip_tokens)
     assert network.config.clip_tokens == 100
-    steps = in_windows(network, tokens, [1] * 100)
+    steps = in_chunks(network, tokens, [1] * 100)
     torch.testing.assert_close(whole(network, tokens), steps, **TOLERANCE)
 
 
-def test_windows_across_latent_frame_edges_equal_one_token_at_a_time(network: ARTransformer) -> None:
-    """A latent frame is 20 tokens: these windows start before, on and behind its edges."""
+def test_chunks_across_latent_frame_edges_equal_one_token_at_a_time(network: ARTransformer) -> None:
+    """A latent frame is 20 tokens: these chunks start before, on and after its edges."""
     tokens = random_tokens(network.config, 100)
-    widths = [19, 2, 8, 8, 3, 1, 7, 8, 4, 40]
-    steps = in_windows(network, tokens, [1] * 100)
-    torch.testing.assert_close(in_windows(network, tokens, widths), steps, **TOLERANCE)
+    query_lens = [19, 2, 8, 8, 3, 1, 7, 8, 4, 40]
+    steps = in_chunks(network, tokens, [1] * 100)
+    torch.testing.assert_close(in_chunks(network, tokens, query_lens), steps, **TOLERANCE)
 
 
-def test_rows_past_the_position_are_not_seen(network: ARTransformer) -> None:
-    """Reading more of the cache than is filled, with rubbish in it, changes nothing."""
+def test_cache_positions_past_a_slots_length_are_masked(network: ARTransformer) -> None:
+    """Reading more of the cache than is filled, with garbage in it, changes nothing."""
     tokens = random_tokens(network.config, 40)
     cache = new_cache(network)
     cache.k.normal_()
     cache.v.normal_()
-    logits = network(tokens[None, :30], torch.tensor([0]), cache, length=cache.k.shape[3])[0]
+    logits = network(tokens[None, :30], torch.tensor([0]), cache, kv_len=cache.max_kv_len)[0]
     torch.testing.assert_close(logits, whole(network, tokens)[:30], **TOLERANCE)
 
 
@@ -71,16 +71,16 @@ def test_slots_at_different_positions_do_not_mix(network: ARTransformer) -> None
     for slot, sequence in enumerate(sequences):
         context = random_context(config, seed=slot)
         if context is not None:
-            network.read_context(context[None], cache.slot(slot))
-        network(sequence[None, :-4], torch.tensor([0]), cache.slot(slot), length=len(sequence) - 4)
+            network.write_context(context[None], cache.slot(slot))
+        network(sequence[None, :-4], torch.tensor([0]), cache.slot(slot), kv_len=len(sequence) - 4)
     starts = torch.tensor([len(sequence) - 4 for sequence in sequences])
-    together = network(torch.stack([sequence[-4:] for sequence in sequences]), starts, cache, length=64)
+    together = network(torch.stack([sequence[-4:] for sequence in sequences]), starts, cache, kv_len=64)
     for slot, sequence in enumerate(sequences):
         alone = KVCache.allocate(config, 1)
         context = random_context(config, seed=slot)
         if context is not None:
-            network.read_context(context[None], alone)
-        expected = network(sequence[None], torch.tensor([0]), alone, length=len(sequence))[0, -4:]
+            network.write_context(context[None], alone)
+        expected = network(sequence[None], torch.tensor([0]), alone, kv_len=len(sequence))[0, -4:]
         torch.testing.assert_close(together[slot], expected, **TOLERANCE)
 
 
@@ -93,7 +93,7 @@ def test_fused_projections_share_memory_keep_the_keys_and_change_no_output(netwo
     assert fused.keys() == keys.keys()
     assert all(torch.equal(fused[key], keys[key]) for key in keys)
     attention = network.layers[0].attention
-    assert attention.wq.weight.untyped_storage().data_ptr() == attention.fused.untyped_storage().data_ptr()
-    before = attention.fused
+    assert attention.wq.weight.untyped_storage().data_ptr() == attention.wqkv.untyped_storage().data_ptr()
+    before = attention.wqkv
     fuse_projections(network)
-    assert attention.fused is before, "a captured graph may hold its address"
+    assert attention.wqkv is before, "a captured graph may hold its address"

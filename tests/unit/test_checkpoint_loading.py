@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cosmos_triton.networks.ar_transformer import PRESETS, ARTransformer
+from cosmos_triton.networks.ar_config import PRESETS
+from cosmos_triton.networks.ar_transformer import ARTransformer
 from cosmos_triton.networks.text_encoder import PRESETS as TEXT_PRESETS
 from cosmos_triton.networks.text_encoder import build_text_encoder
 from cosmos_triton.runtime.checkpoints import load_network, network_shapes

@@ -11,12 +11,11 @@ import pytest
 import torch
 from unit.test_manifests import AR, UNUSED
 
-from cosmos_triton.planning.footprint_count import LiveBytes, as_on_a_gpu, count, subjects
+from cosmos_triton.planning.footprint_count import LiveBytes, count, gpu_decoder, subjects
 from cosmos_triton.planning.footprints import NETWORKS, key_of
 from cosmos_triton.planning.memory_plan import LIBRARIES, plan_memory
-from cosmos_triton.runtime.ar.decoder import Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.runtime.residency import MovingWeights, Placement
+from cosmos_triton.runtime.residency import OffloadedWeights, Placement
 from support.paths import RELEASED_MANIFESTS
 
 KEYS = {key_of(d, kind): (d, kind) for d in DEPLOYMENTS.values() for kind in subjects(d)}
@@ -35,9 +34,9 @@ def test_a_prefill_takes_more_than_the_widest_step(deployment: str) -> None:
     subject = subjects(DEPLOYMENTS[deployment])["ar"]
     with torch.device("meta"):
         network = subject.build().to("meta", subject.dtype).requires_grad_(False)
-    decoder = as_on_a_gpu(Decoder(network, 8, windows=(64,)))
+    decoder = gpu_decoder(network, slots=8, window=64)
     with torch.inference_mode(), LiveBytes() as live:
-        decoder.step(64)
+        decoder.step()
     assert live.peak < NETWORKS[key_of(DEPLOYMENTS[deployment], "ar")].activations
 
 
@@ -77,11 +76,11 @@ def test_streamed_network_at_work_takes_what_the_plan_gives_it(stage: str, kind:
     network = subject.build().to(subject.dtype).requires_grad_(False).eval()
     placement = Placement("cpu", "streamed")
     placement.put(network, subject.blocks(network))
-    with torch.inference_mode(), placement.at_work(), LiveBytes() as live:
+    with torch.inference_mode(), placement.on_device(), LiveBytes() as live:
         subject.run(network, torch.zeros, planned.batch)
-    [moving] = placement.parts
-    assert isinstance(moving, MovingWeights)
-    assert live.peak + moving.device_bytes <= planned.working - LIBRARIES
+    [weights] = placement.offloadables
+    assert isinstance(weights, OffloadedWeights)
+    assert live.peak + weights.device_bytes <= planned.working - LIBRARIES
 
 
 def test_live_bytes_are_those_of_tensors_that_are_alive() -> None:

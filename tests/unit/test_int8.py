@@ -8,7 +8,7 @@ from torch import nn
 
 from cosmos_triton.networks import diffusion_transformer
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
-from cosmos_triton.runtime.int8 import AR_PARTS, DIFFUSION_PARTS, Int8Linear, quantise
+from cosmos_triton.runtime.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, Int8Linear, quantise
 from support.tiny_models import AR_CONFIGS, random_transformer
 
 
@@ -36,7 +36,7 @@ def test_row_of_zeros_stays_zero() -> None:
 
 def test_products_of_the_ar_model_are_short_and_nothing_else() -> None:
     network = random_transformer(AR_CONFIGS["video2world"])
-    quantise(network, AR_PARTS)
+    quantise(network, AR_QUANTISED)
     assert not any(isinstance(module, nn.Linear) for module in network.modules())
     assert isinstance(network.output, Int8Linear)
     assert network.tok_embeddings.weight.dtype == torch.float32
@@ -45,6 +45,6 @@ def test_products_of_the_ar_model_are_short_and_nothing_else() -> None:
 
 def test_blocks_of_the_diffusion_network_are_short_and_nothing_else() -> None:
     network = DiffusionTransformer(diffusion_transformer.PRESETS["tiny"])
-    quantise(network, DIFFUSION_PARTS)
+    quantise(network, DIFFUSION_QUANTISED)
     assert not any(isinstance(module, nn.Linear) for module in network.blocks.modules())
     assert any(isinstance(module, nn.Linear) for module in network.final_layer.modules())

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cosmos_triton.networks import (
-    ar_transformer,
+    ar_config,
     diffusion_transformer,
     retinaface,
     text_encoder,
@@ -32,7 +32,7 @@ AR = {d.ar_preset: f"{d.ar_folder}/model.pt" for d in DEPLOYMENTS.values() if no
 DV, CV = "Cosmos-1.0-Tokenizer-DV8x16x16", "Cosmos-1.0-Tokenizer-CV8x8x8"
 # File, the network of it, and what the loader strips from the keys in front.
 RELEASED: list[tuple[str, Callable[[Any], nn.Module], Any, str]] = [
-    *((file, ARTransformer, ar_transformer.PRESETS[preset], "model.") for preset, file in AR.items()),
+    *((file, ARTransformer, ar_config.PRESETS[preset], "model.") for preset, file in AR.items()),
     (f"{DV}/encoder.jit", tokenizer.DiscreteEncoder, tokenizer.PRESETS["dv8x16x16"], ""),
     (f"{DV}/decoder.jit", tokenizer.DiscreteDecoder, tokenizer.PRESETS["dv8x16x16"], ""),
     (f"{CV}/encoder.jit", tokenizer.ContinuousEncoder, tokenizer.PRESETS["cv8x8x8"], ""),

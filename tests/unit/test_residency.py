@@ -1,4 +1,4 @@
-"""Weights that come and go: the same outputs to the bit, the memory that was promised, and nothing left behind."""
+"""Offloaded and streamed weights: outputs equal to the bit, the promised device memory, and all of it freed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, Sigl
 from cosmos_triton.networks import diffusion_transformer, text_encoder, tokenizer
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
 from cosmos_triton.networks.tokenizer import DiscreteDecoder
-from cosmos_triton.runtime.int8 import AR_PARTS, quantise
-from cosmos_triton.runtime.residency import MovingWeights, Placement, Residency
+from cosmos_triton.runtime.int8 import AR_QUANTISED, quantise
+from cosmos_triton.runtime.residency import OffloadedWeights, Placement, Residency
 from cosmos_triton.runtime.stage_loader import place_ar_decoder
-from support.tiny_models import AR_CONFIGS, random_prompt, random_transformer
+from support.tiny_models import AR_CONFIGS, random_request, random_transformer
 
 
 def ids(network: nn.Module) -> Tensor:
@@ -31,7 +31,7 @@ def denoised(network: DiffusionTransformer) -> Tensor:
 
 
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
-# Of each: how it is made, its blocks, and what it is asked.
+# For each: how it is built, its blocks, and one forward.
 NETWORKS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any], Tensor]]] = {
     "diffusion": (
         lambda: DiffusionTransformer(diffusion_transformer.PRESETS["tiny"]),
@@ -79,8 +79,8 @@ def test_outputs_are_those_of_resident_weights_to_the_bit(name: str, residency: 
     network = made(name)
     placement = Placement("cpu", residency)
     assert placement.put(network, blocks(network)) is network
-    for _ in range(2):  # they come back as they were
-        with placement.at_work():
+    for _ in range(2):  # loaded again after an offload
+        with placement.on_device():
             assert torch.equal(ask(network), expected)
             assert torch.equal(ask(network), expected)
         assert held_bytes(network) == 0
@@ -98,53 +98,53 @@ def held_bytes(network: nn.Module) -> int:
 def test_a_clip_has_the_same_tokens_wherever_the_ar_models_weights_are(
     name: str, eight_bit: bool, streamed: int
 ) -> None:
-    """With fused projections, whose parts share memory, and with a text that is read outside of the layers' forward."""
+    """With fused projections, whose weights share memory, and projections that run outside of their layer's forward."""
     clips = []
     for placement in (Placement("cpu"), Placement("cpu", "streamed", streamed_blocks=streamed)):
         with torch.inference_mode(False):
             network = random_transformer(AR_CONFIGS[name])
             if eight_bit:
-                quantise(network, AR_PARTS)
+                quantise(network, AR_QUANTISED)
             decoder = place_ar_decoder(network, placement, slots=2)
         for _ in range(2):
-            with placement.at_work():
-                for _ in decoder.prefill(1, random_prompt(network.config)):
+            with placement.on_device():
+                for _ in decoder.prefill(1, random_request(network.config)):
                     pass
                 for _ in range(decoder.clip_length):
-                    decoder.step(1)
+                    decoder.step()
                 clips.append(decoder.tokens(1))
     assert all(torch.equal(clip, clips[0]) for clip in clips)
     assert decoder.cache.k.untyped_storage().nbytes() == 0
 
 
 @torch.no_grad()
-def test_two_blocks_and_the_rest_are_all_that_streaming_holds() -> None:
+def test_streaming_holds_two_blocks_and_what_is_not_streamed() -> None:
     network = made("llama")
     whole = held_bytes(network)
     block = held_bytes(network.model.layers[0])
-    moving = MovingWeights(network, list(network.model.layers), streamed=5, device="cpu")
-    assert 0 <= moving.device_bytes - (whole - 3 * block) < 40 * 256  # each tensor on an aligned address
-    moving.bring_in()
-    assert held_bytes(network) == moving.device_bytes
-    moving.send_away()
+    weights = OffloadedWeights(network, list(network.model.layers), streamed=5, device="cpu")
+    assert 0 <= weights.device_bytes - (whole - 3 * block) < 40 * 256  # each tensor on an aligned address
+    weights.load()
+    assert held_bytes(network) == weights.device_bytes
+    weights.offload()
 
 
 @torch.no_grad()
-def test_a_block_out_of_turn_is_refused_and_does_not_run_on_anothers_weights() -> None:
+def test_a_block_out_of_order_is_refused_and_does_not_run_on_anothers_weights() -> None:
     network = made("llama")
     placement = Placement("cpu", "streamed")
     placement.put(network, network.model.layers)
-    with placement.at_work(), pytest.raises(RuntimeError, match="block 3 runs out of turn"):
+    with placement.on_device(), pytest.raises(RuntimeError, match="block 3 runs out of order"):
         network.model.layers[3](torch.zeros(1, 4, 32), position_embeddings=None)
-    with placement.at_work():  # and the next piece of work is not harmed
+    with placement.on_device():  # and the next run is not affected
         assert torch.equal(ids(network), ids(made("llama")))
 
 
 @torch.no_grad()
-def test_memory_is_given_back_when_the_work_fails() -> None:
+def test_device_memory_is_freed_after_an_error() -> None:
     network = made("t5")
     placement = Placement("cpu", "streamed")
     placement.put(network, network.encoder.block)
-    with pytest.raises(KeyError), placement.at_work():
+    with pytest.raises(KeyError), placement.on_device():
         raise KeyError
     assert held_bytes(network) == 0

@@ -1,12 +1,12 @@
 """The stage ar_sampler: input tokens -> the tokens of the whole clip, through one engine for all requests.
 
-A clip takes two requests: one with inputs, answered as soon as the engine has taken the job, and, when the job's
-progress is complete, one without, answered with the tokens. So no answer is ever outstanding for long, and requests
-join the running ones step by step. The server's own queue and statistics do not see the work: admission and metrics
-are here.
+With resident weights a clip takes two requests of the same job: one with inputs, answered as soon as the clip is
+queued, and, once the job's progress is complete, one without inputs, answered with the tokens. So no response is
+outstanding for long, and the engine batches continuously. The server's queue and statistics do not see this work: the
+engine has a request queue and metrics of its own.
 
-Where the memory plan lets the weights in for one clip at a time, the first request is answered with the tokens: the
-memory that the server's rate limiter gives an execution is its own until it ends, and no longer.
+With offloaded weights the first request is answered with the tokens: an execution has the memory that the server's rate
+limiter grants it until it returns, and no longer.
 """
 
 import os
@@ -18,31 +18,34 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
+from cosmos_triton.pipeline.ar_metrics import ARMetrics
 from cosmos_triton.pipeline.errors import Cancelled, StageError
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import optional_array, scalar
-from cosmos_triton.runtime.ar.decoder import Prompt
-from cosmos_triton.runtime.ar.engine import AREngine, EngineBusy, EngineStopped, GenerationCancelled
+from cosmos_triton.runtime.ar.decoder import ARRequest
+from cosmos_triton.runtime.ar.engine import AREngine, EngineStopped, GenerationCancelled, QueueFull
 
-CODES = {EngineBusy: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
+CODES = {QueueFull: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
 NAME = "ar_sampler"
-WATCH_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 class TritonPythonModel:
     def initialize(self, args):
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
-        names = ("slots", "window", "max_waiting")
-        slots, window, waiting = (int(settings.parameters[name]) for name in names)
+        names = ("slots", "window", "max_queue_size")
+        slots, window, max_queue_size = (int(settings.parameters[name]) for name in names)
+        decoder = settings.stages(self.placement).ar_decoder(slots, window)
+        self.engine = AREngine(decoder, max_queue_size=max_queue_size)
+        self.latent_frames = decoder.config.latent_shape[0]
         self.jobs = settings.jobs
-        self.engine = AREngine(settings.stages(self.placement).ar_decoder(slots, window), max_waiting=waiting)
-        self.generations = {}  # by job, until they are collected
-        self.metrics = Metrics()
+        self.sequences = {}  # by job, until their tokens are collected
+        self.metrics = ARMetrics()
         self.stopping = threading.Event()
-        self.watcher = threading.Thread(target=self.watch, name="ar-watcher", daemon=True)
-        self.watcher.start()
+        self.monitor = threading.Thread(target=self.monitor_engine, name="ar-monitor", daemon=True)
+        self.monitor.start()
 
     def execute(self, requests):
         return answer_each(NAME, requests, self.answer)
@@ -50,91 +53,66 @@ class TritonPythonModel:
     def answer(self, request):
         job, tokens = self.jobs.of(request), optional_array(request, "tokens")
         try:
-            if tokens is not None and self.placement.is_resident:
+            if tokens is None:
+                return self.collect(job)
+            if self.placement.is_resident:
                 self.submit(job, tokens, request)
                 return []
-            if tokens is not None:
-                with self.placement.at_work():
-                    self.submit(job, tokens, request)
-                    return [pb.Tensor("tokens", self.collect(job))]
-            return [pb.Tensor("tokens", self.collect(job))]
+            with self.placement.on_device():
+                self.submit(job, tokens, request)
+                return self.collect(job)
         except tuple(CODES) as error:
             raise StageError(CODES[type(error)], str(error)) from error
 
     def submit(self, job, tokens, request):
         context = optional_array(request, "context")
-        prompt = Prompt(
+        ar_request = ARRequest(
             torch.from_numpy(tokens).long().flatten(),
             seed=scalar(request, "seed"),
             temperature=scalar(request, "temperature"),
             top_p=scalar(request, "top_p"),
             context=None if context is None else torch.from_numpy(context.copy()),
         )
-        total = self.engine.decoder.config.latent_shape[0]
+        total = self.latent_frames
 
-        def tell(done):
-            with suppress(Cancelled):  # the watch sees to it
-                self.jobs.report(job, NAME, done, total)
+        def report(frames):
+            with suppress(Cancelled):  # the monitor cancels the sequence
+                self.jobs.report(job, NAME, frames, total)
 
-        def on_frame(done, _):
-            if done < total:  # the last is told when the tokens can be collected
-                tell(done)
+        def on_frame(frames, _):
+            if frames < total:  # complete is reported once the tokens can be collected
+                report(frames)
 
-        tell(len(tokens))
-        self.generations[job] = generation = self.engine.submit(prompt, on_frame=on_frame)
-        generation.future.add_done_callback(lambda _: tell(total))
+        report(len(tokens))
+        self.sequences[job] = sequence = self.engine.submit(ar_request, on_frame=on_frame)
+        sequence.future.add_done_callback(lambda _: report(total))
 
     def collect(self, job):
-        generation = self.generations.get(job)
-        if generation is None:
+        sequence = self.sequences.get(job)
+        if sequence is None:
             if not self.jobs.is_wanted(job):
                 raise Cancelled
-            raise StageError("INTERNAL", "ar_sampler was loaded anew, and has lost the clip")
+            raise StageError("INTERNAL", "ar_sampler was reloaded and has lost the clip")
         try:
-            return generation.future.result().numpy().astype(np.int32)
+            return [pb.Tensor("tokens", sequence.future.result().numpy().astype(np.int32))]
         finally:
-            self.generations.pop(job, None)
+            self.sequences.pop(job, None)
 
-    def watch(self):
-        """Pass cancellations to the engine, keep the metrics, and end the process if the engine has died."""
-        while not self.stopping.wait(WATCH_SECONDS):
-            for job, generation in list(self.generations.items()):
+    def monitor_engine(self):
+        """Cancel the sequences of cancelled jobs, update the metrics, and end the process if the engine has died."""
+        while not self.stopping.wait(POLL_SECONDS):
+            for job, sequence in list(self.sequences.items()):
                 if not self.jobs.is_wanted(job):
-                    generation.cancel()
-                    self.generations.pop(job, None)
+                    sequence.cancel()
+                    self.sequences.pop(job, None)
                     pb.Logger.log_info(f"{NAME} {job}: the request was cancelled")
             self.metrics.update(self.engine.stats())
             if not self.engine.healthy:
-                pb.Logger.log_error(f"ar_sampler: the engine has died, and this process with it: {self.engine.error!r}")
-                time.sleep(1)  # for the answers to leave
-                os._exit(1)  # the server has no other sign of a model that is not ready
+                pb.Logger.log_error(f"{NAME}: the engine has died, this process exits: {self.engine.error!r}")
+                time.sleep(1)  # for the responses to be sent
+                os._exit(1)  # the server cannot see that a model is unhealthy
 
     def finalize(self):
         self.stopping.set()
-        self.watcher.join()
+        self.monitor.join()
         self.engine.close(timeout=60)
-
-
-class Metrics:
-    """The engine's counters, on the server's metrics page."""
-
-    GAUGES = ("waiting", "running")
-    COUNTERS = ("finished", "cancelled", "failed", "tokens", "steps", "slot_steps", "step_seconds")
-
-    def __init__(self):
-        # The families must be kept: a metric whose family is gone cannot be written.
-        self.families = {
-            name: pb.MetricFamily(name=f"cosmos_ar_{name}", description=f"ar_sampler: {name}", kind=kind)
-            for names, kind in ((self.GAUGES, pb.MetricFamily.GAUGE), (self.COUNTERS, pb.MetricFamily.COUNTER))
-            for name in names
-        }
-        self.metrics = {name: family.Metric(labels={}) for name, family in self.families.items()}
-        self.last = dict.fromkeys(self.COUNTERS, 0)
-
-    def update(self, stats):
-        for name in self.GAUGES:
-            self.metrics[name].set(getattr(stats, name))
-        for name in self.COUNTERS:
-            value = getattr(stats, name)
-            self.metrics[name].increment(value - self.last[name])
-            self.last[name] = value

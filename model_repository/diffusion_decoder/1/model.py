@@ -58,7 +58,7 @@ class TritonPythonModel:
         tokens = torch.cat([torch.from_numpy(array(request, "tokens")) for request in requests])  # [B, 5, h, w]
         contexts = [optional_array(request, "context") for request in requests]
         context = torch.cat([self.generic_context[None] if c is None else torch.from_numpy(c) for c in contexts])
-        with self.placement.at_work():
+        with self.placement.on_device():
             video = self.decoder.decode(
                 tokens.to(self.device).long(), context.to(self.device), frames=self.frames, on_step=on_step
             )

@@ -35,5 +35,5 @@ class TritonPythonModel:
         for request in requests:
             with suppress(InvalidValue):  # of which its own answer will tell
                 prompts += texts(request, "prompt")
-        with self.placement.at_work():
+        with self.placement.on_device():
             return self.encoder.encode(prompts).float().cpu().numpy() if prompts else []

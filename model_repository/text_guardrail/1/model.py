@@ -13,7 +13,7 @@ class TritonPythonModel:
         self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, self.placement)
 
     def execute(self, requests):
-        with self.placement.at_work():
+        with self.placement.on_device():
             return answer_each("text_guardrail", requests, self.judge)
 
     def judge(self, request):

@@ -18,7 +18,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests):
-        with self.placement.at_work():
+        with self.placement.on_device():
             return answer_each("video_guardrail", requests, self.apply)
 
     def apply(self, request):

@@ -18,7 +18,7 @@ class TritonPythonModel:
         self.decoder = settings.stages(self.placement).discrete_decoder()
 
     def execute(self, requests):
-        with self.placement.at_work():
+        with self.placement.on_device():
             return answer_each("video_tokenizer_decoder", requests, self.decode)
 
     def decode(self, request):

@@ -19,7 +19,7 @@ class TritonPythonModel:
         self.encoder = settings.stages(self.placement).discrete_encoder()
 
     def execute(self, requests):
-        with self.placement.at_work():
+        with self.placement.on_device():
             return answer_each("video_tokenizer_encoder", requests, self.encode)
 
     def encode(self, request):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosmos_triton.networks.ar_config import ARConfig
 from cosmos_triton.networks.ar_positions import (
     Yarn,
     absolute_position_table,
@@ -15,10 +16,10 @@ from cosmos_triton.networks.ar_positions import (
     rope_frequencies,
     rope_tables,
 )
-from cosmos_triton.networks.ar_transformer import ARConfig, ARTransformer
+from cosmos_triton.networks.ar_transformer import ARTransformer
 from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.networks.tokenizer import DiscreteDecoder, DiscreteEncoder
-from cosmos_triton.runtime.ar.decoder import Decoder, Prompt
+from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 from cosmos_triton.runtime.ar.sampling import nucleus, sample
 from cosmos_triton.runtime.media.frames import to_unit_range
 from cosmos_triton.runtime.video_tokenizer import decode_tokens, encode_input_frames, encode_tokens
@@ -49,7 +50,7 @@ def config_from_reference(model: dict[str, Any], training_type: str, context: Te
         vocab_size=model["vocab_size"],
         latent_shape=tuple(model["video_latent_shape"]),
         context_dim=model["context_dim"] if is_video2world else None,
-        context_length=0 if context is None else context.shape[1],
+        context_kv_len=0 if context is None else context.shape[1],
         yarn=yarn,
         rope_theta=model["rope_theta"],
         norm_eps=model["norm_eps"],
@@ -67,7 +68,7 @@ def check_transformer(case: Case) -> None:
     config = config_from_reference(reference["model"], reference["training_type"], io.get("context"))
     assert config.embedding_rows == reference["embedding_rows"]
     assert config.vocab_size == reference["output_rows"]
-    assert config.positions == reference["model"]["max_seq_len"]
+    assert config.max_seq_len == reference["model"]["max_seq_len"]
     if config.is_video2world:
         assert config.bov_token == reference["bov_token"]
     network = load_transformer(config, case.weights())
@@ -78,8 +79,8 @@ def check_transformer(case: Case) -> None:
     assert_close("rope_cos", network.rope_cos, io["rope_cos"], relative=1e-5)
     assert_close("rope_sin", network.rope_sin, io["rope_sin"], relative=1e-5)
     if config.is_video2world:
-        assert network.absolute is not None
-        assert_equal("abs_pos_emb", network.absolute, io["abs_pos_emb"])
+        assert network.abs_pos_emb is not None
+        assert_equal("abs_pos_emb", network.abs_pos_emb, io["abs_pos_emb"])
 
     prompt = io["prompt_tokens"]  # [B, N]
 
@@ -89,21 +90,21 @@ def check_transformer(case: Case) -> None:
     def fresh_cache() -> KVCache:
         cache = KVCache.allocate(config, len(prompt))
         if config.is_video2world:
-            network.read_context(io["context"], cache)
+            network.write_context(io["context"], cache)
         return cache
 
     cache = fresh_cache()
-    logits = network(prompt, starts(0), cache, length=prompt.shape[1])
+    logits = network(prompt, starts(0), cache, kv_len=prompt.shape[1])
     assert_close("prefill_logits", logits, io["prefill_logits"], relative=LOGITS)
     for step in range(io["forced_tokens"].shape[1]):
         position = prompt.shape[1] + step
         token = io["forced_tokens"][:, step : step + 1]
-        logits = network(token, starts(position), cache, length=position + 1)
+        logits = network(token, starts(position), cache, kv_len=position + 1)
         assert_close(f"forced_logits {step}", logits[:, 0], io["forced_logits"][:, step], relative=LOGITS)
 
     tokens = greedy(network, prompt, fresh_cache(), until=io["greedy_tokens"].shape[1])
     assert_equal("greedy_tokens", tokens, io["greedy_tokens"])
-    logits = network(tokens, starts(0), fresh_cache(), length=tokens.shape[1])
+    logits = network(tokens, starts(0), fresh_cache(), kv_len=tokens.shape[1])
     expected = io["greedy_teacher_forced_logits"]
     assert_close("greedy_teacher_forced_logits", logits, expected, relative=LOGITS)
     top2 = logits[:, prompt.shape[1] - 1 : -1].topk(2, dim=-1).values
@@ -115,7 +116,7 @@ def greedy(network: ARTransformer, prompt: Tensor, cache: KVCache, *, until: int
     tokens, window = prompt, prompt
     while tokens.shape[1] < until:
         starts = torch.full((len(prompt),), tokens.shape[1] - window.shape[1])
-        logits = network(window, starts, cache, length=tokens.shape[1])
+        logits = network(window, starts, cache, kv_len=tokens.shape[1])
         window = logits[:, -1:].argmax(-1)
         tokens = torch.cat([tokens, window], dim=1)
     return tokens
@@ -197,11 +198,11 @@ def check_pipeline(case: Case) -> None:
         alone, clear = encode_input_frames(encoder, video[:, :, :input_frames])[0].long(), certain[:latent_frames]
         assert_equal(f"tokens of {input_frames} input frames alone", alone[clear], grid[:latent_frames][clear])
         engine = Decoder(network, 1)
-        request = Prompt(prompt, temperature=0.0, context=None if context is None else context[0])
+        request = ARRequest(prompt, temperature=0.0, context=None if context is None else context[0])
         for _ in engine.prefill(0, request):
             pass
-        while engine.read_known()[0] < engine.clip_length:
-            engine.step(1)
+        while engine.read_num_tokens()[0] < engine.clip_length:
+            engine.step()
         indices = engine.tokens(0)
         assert_equal(f"indices_{name}", indices, io[f"indices_{name}"])
         if f"video_{name}" in io:
