@@ -1,4 +1,4 @@
-"""Where a token of the autoregressive transformer sits: 3-D rotary and absolute position tables.
+"""Position tables of the autoregressive transformer: 3-D RoPE and absolute position embedding.
 
 Video tokens fill a grid [T, H, W] in raster order. A video2world sequence has one begin-of-video token in front, at
 row 0 of every table, with angle zero. Tables are padded with zero rows to a multiple of 64.
@@ -22,8 +22,7 @@ ABSOLUTE_BASE = 10000.0
 class Yarn:
     """Frequency interpolation by parts (YaRN, arXiv 2309.00071), without its attention temperature.
 
-    `original_latent_shape` is the grid of the shorter clips the model was first trained on. Its height stands for
-    both spatial axes.
+    `original_latent_shape` is the token grid before context extension. Its height is used for both spatial axes.
     """
 
     scale: float
@@ -32,7 +31,8 @@ class Yarn:
     original_latent_shape: tuple[int, int, int]
 
     def stretch(self, frequencies: Tensor, original_length: int) -> Tensor:
-        """Slow `frequencies` [K] down by `scale`, except those that turn often within `original_length`."""
+        """Interpolated `frequencies` [K]: divided by `scale` up to `beta_slow` turns in `original_length`, unchanged
+        from `beta_fast` turns on, and blended linearly in between."""
         fast = 2 * math.pi * self.beta_fast / original_length
         slow = 2 * math.pi * self.beta_slow / original_length
         keep = ((frequencies - slow) / (fast - slow)).clamp(0, 1)
@@ -40,7 +40,7 @@ class Yarn:
 
 
 def split_axes(dim: int) -> tuple[int, int, int]:
-    """How `dim` channels are shared among (t, h, w): h and w get a third each, rounded down to even."""
+    """Split `dim` channels into (t, h, w): h and w get a third each, rounded down to even."""
     spatial = dim // 6 * 2
     return dim - 2 * spatial, spatial, spatial
 
@@ -85,7 +85,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def absolute_position_table(latent_shape: tuple[int, int, int], dim: int, *, leading_rows: int, rows: int) -> Tensor:
     """Sine and cosine embedding of (t, h, w), [rows, C]; leading and padding rows are zero.
 
-    bf16 whatever the model runs in, as the released models were trained: the rounding is part of the table.
+    Always bf16, as in training of the released models: the rounding is part of the table.
     """
     frames, height, width = latent_shape
     parts = []

@@ -1,8 +1,8 @@
-"""Finite scalar quantisation (arXiv 2309.15505): every channel of a latent is rounded to one of a few levels.
+"""Finite scalar quantisation (arXiv 2309.15505): each latent channel is rounded to one of a few levels.
 
-The maths runs in fp32 whatever the tokenizer runs in.
+Computed in fp32, whatever the dtype of the tokenizer.
 
-Legend: B batch, C channels (one a level count), T, H, W latent grid.
+Legend: B batch, C channels (one per entry of `levels`), T, H, W latent grid.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MARGIN = 1e-3  # widens the bounds, so that the outermost levels can be reached
+_MARGIN = 1e-3  # widens the bounds, so that the outermost levels are reachable
 
 
 @dataclass(frozen=True, slots=True)
 class FSQ:
-    """A codebook that is a grid: `levels` values in each channel, the first channel varying fastest."""
+    """An implicit codebook: the grid of `levels[c]` values in channel c, with the first channel varying fastest."""
 
     levels: tuple[int, ...]
 
@@ -30,7 +30,7 @@ class FSQ:
         """Squash latents [B, C, T, H, W] smoothly into the range of the levels, in units of one level."""
         levels = self._levels(latents).float()
         half_range = (levels - 1) * (1 + _MARGIN) / 2
-        offset = 0.5 * (1 - levels % 2)  # an even number of levels has no level in the middle
+        offset = 0.5 * (1 - levels % 2)  # an even number of levels has none at zero
         shift = (offset / half_range).atanh()
         return (latents.float() + shift).tanh() * half_range - offset
 

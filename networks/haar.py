@@ -1,7 +1,7 @@
-"""Haar wavelet patching of video: pixels to channels, and back.
+"""3-D Haar wavelet transform of video, used as patching: pixels to channels, and back.
 
-Every pass splits one axis in half and doubles the bands; a level passes over time, height and width, and the next
-level splits all bands again. Patches of 4 are two levels, which turn 3 channels into 3 * 4^3 = 192. The lowest band is
+A level transforms time, height and width in turn; each halves one axis and doubles the number of bands, and the next
+level transforms all bands again. A patch size of 4 is two levels: 3 channels become 3 * 4^3 = 192. The lowest band is
 the mean of its block.
 
 Legend: B batch, C channels, N bands, T frames, H height, W width.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 AXES = (3, 4, 5)  # of [B, N, C, T, H, W]
 
-# The released filter taps are rounded with the rest of the module: 0.70703125 in bf16.
+# The released modules round the filter taps to their dtype: 0.70703125 in bf16.
 _TAP = {
     dtype: torch.tensor(0.5**0.5, dtype=dtype, device="cpu").item()
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -23,7 +23,7 @@ _LEVEL_SCALE = 8**0.5
 
 
 def _sum_and_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The orthonormal Haar pair of a and b; as in the released modules, rounded to their dtype after every pass."""
+    """The orthonormal Haar transform of a pair, rounded to its dtype after every axis as in the released modules."""
     tap = _TAP[a.dtype]
     wide = torch.float64 if a.dtype == torch.float64 else torch.float32
     a_wide, b_wide = a.to(wide), b.to(wide)

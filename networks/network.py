@@ -1,4 +1,4 @@
-"""What every whole network offers beside its forward."""
+"""Base class of networks that run as a stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Network(nn.Module):
-    """Takes tensors of its `dtype`, on its `device`: those of its weights, which are all alike."""
+    """A module whose weights share one dtype and one device, those of its inputs."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 State-dict keys are those of the released Resnet50_Final.pth without the leading `module.`.
 
-Legend: B frames, C channels, H, W pixels, A anchors a cell, P priors (all anchors of all cells).
+Legend: B frames, C channels, H, W pixels, A anchors per cell, P priors (all anchors of all cells).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cosmos_triton.networks.network import Network
 
-EXPANSION = 4  # a bottleneck's outer channels over its inner ones
+EXPANSION = 4  # outer over inner channels of a bottleneck
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class RetinaFaceConfig:
 
     @property
     def anchors(self) -> int:
-        """Anchors a cell."""
+        """A, anchors per cell."""
         return len(self.min_sizes[0])
 
     @property
@@ -86,7 +86,7 @@ def _conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) 
 
 
 class Body(nn.Module):
-    """The residual network, without its classifier."""
+    """The ResNet backbone, without its classifier."""
 
     def __init__(self, config: RetinaFaceConfig) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class FeaturePyramid(nn.Module):
         self.merge1, self.merge2 = _conv(out, out, 3), _conv(out, out, 3)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Three maps of growing stride, each with what the coarser ones saw."""
+        """Three feature maps of growing stride, coarser ones merged into finer ones top-down."""
         fine, middle, coarse = (
             F.relu(output(x)) for output, x in zip((self.output1, self.output2, self.output3), maps, strict=True)
         )
@@ -130,7 +130,7 @@ class FeaturePyramid(nn.Module):
 
 
 class ContextModule(nn.Module):
-    """SSH: fields of 3x3, 5x5 and 7x7 cells side by side, the larger ones as chains of 3x3 (arXiv:1708.03979)."""
+    """The context module of SSH (arXiv:1708.03979): receptive fields of 3x3, 5x5 and 7x7 as chains of 3x3."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class ContextModule(nn.Module):
 
 
 class Head(nn.Module):
-    """`values` numbers for each anchor of each cell."""
+    """A prediction head: x [B, C, h, w] -> `values` numbers per anchor of each cell, [B, h * w * A, values]."""
 
     def __init__(self, config: RetinaFaceConfig, values: int) -> None:
         super().__init__()
@@ -196,8 +196,8 @@ class RetinaFace(Network):
 def prior_boxes(config: RetinaFaceConfig, height: int, width: int) -> Tensor:
     """The anchors of a height x width frame, [P, 4]: centre x, y and size x, y, as fractions of the frame.
 
-    Row by row, cell by cell, anchor by anchor, from the finest stride to the coarsest. Cells at the right and bottom
-    may stick out.
+    In raster order of cells, then by anchor, from the finest stride to the coarsest. Cells at the right and bottom may
+    reach past the frame.
     """
     levels = []
     for stride, sizes in zip(config.strides, config.min_sizes, strict=True):

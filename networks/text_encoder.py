@@ -25,12 +25,12 @@ PRESETS: dict[str, TextEncoderConfig] = {
 
 
 class TextEncoder(T5EncoderModel):  # type: ignore[misc]  # transformers has no types
-    """transformers' own, but for the form of call and answer."""
+    """transformers' T5 encoder, with tensors in and a tensor out."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Token ids [B, E] and their mask [B, E] -> hidden states [B, E, C], of any value where the mask is 0.
+        """Token ids [B, E] and their mask [B, E] -> hidden states [B, E, C]; undefined where the mask is 0.
 
-        Without a mask every token is a prompt's.
+        Without a mask no token is padding.
         """
         return super().forward(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 

@@ -1,4 +1,4 @@
-"""The head of the video content filter: which class of content a frame's SigLIP embedding shows.
+"""The video content filter: a classifier head on the SigLIP embedding of a frame.
 
 State-dict keys are those found under "model" in the released safety_filter.pt.
 
@@ -17,7 +17,7 @@ from cosmos_triton.networks.network import Network
 if TYPE_CHECKING:
     from transformers import SiglipVisionModel  # which takes seconds to import
 
-SAFE = 0  # index of the only class that lets a frame pass
+SAFE = 0  # index of the only class that passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,12 @@ class VideoSafety(Network):
         self.network = Perceptron(config)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pooled image features [N, D], as SigLIP gives them -> logits [N, K].
-
-        A feature vector of zeros has no direction and gives NaN.
-        """
+        """SigLIP's pooled image features [N, D] -> logits [N, K]. A zero vector gives NaN, since it is normalised."""
         return self.network.layers(normalise(features))
 
 
 class ContentClassifier(Network):
-    """SigLIP's vision tower with the head behind it."""
+    """SigLIP's vision tower followed by the classifier head."""
 
     def __init__(self, encoder: SiglipVisionModel, head: VideoSafety) -> None:
         super().__init__()
@@ -95,5 +92,5 @@ class ContentClassifier(Network):
 
 
 def normalise(features: Tensor) -> Tensor:
-    """Features [N, D] at length 1."""
+    """L2-normalise features [N, D]."""
     return features / features.norm(dim=-1, keepdim=True)

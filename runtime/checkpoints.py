@@ -1,10 +1,10 @@
-"""Networks from converted checkpoints: safetensors files, mapped into memory, and nothing else.
+"""Loads networks from converted checkpoints, which are memory-mapped safetensors files.
 
-A network is built without memory and then given the file's tensors one at a time. On the CPU, in the file's own
-dtype, the mapped file itself is the weights: nothing is copied, and processes share one copy.
+A network is built on the meta device and then assigned the file's tensors one at a time. On the CPU, in the file's own
+dtype, the weights are the mapped file itself: nothing is copied, and processes share the page cache.
 
-Networks keep to two rules. What the checkpoint holds is parameters and persistent buffers. Tables that are computed
-are non-persistent buffers built with `device="cpu"`, so that they hold values though the network is built on meta.
+Networks follow two rules. What the checkpoint holds is parameters and persistent buffers. Computed tables are
+non-persistent buffers that are built with `device="cpu"`, so that they have values in a network built on meta.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ CONTINUOUS_DECODER = "Cosmos-1.0-Tokenizer-CV8x8x8/decoder.safetensors"
 LATENT_STATISTICS = "Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.safetensors"  # mean and std, [256]
 DIFFUSION_DECODER = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/model.safetensors"
 GENERIC_PROMPT = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/aux_vars.safetensors"  # context, [1, 512, C]
-TEXT_ENCODER = "google-t5/t5-11b/encoder"  # with tokenizer.json
+TEXT_ENCODER = "google-t5/t5-11b/encoder"  # and tokenizer.json
 BLOCKLIST = "Cosmos-1.0-Guardrail/blocklist"  # word lists
-NLTK_DATA = "Cosmos-1.0-Guardrail/blocklist/nltk_data"  # with an unpacked WordNet
-TEXT_SAFETY = "Cosmos-1.0-Guardrail/aegis/merged"  # LlamaGuard with its tokenizer
-POLICY = "Cosmos-1.0-Guardrail/aegis/policy.txt"  # an operator's own; there need be none
+NLTK_DATA = "Cosmos-1.0-Guardrail/blocklist/nltk_data"  # and an unpacked WordNet
+TEXT_SAFETY = "Cosmos-1.0-Guardrail/aegis/merged"  # LlamaGuard with the Aegis adapter merged, and its tokenizer
+POLICY = "Cosmos-1.0-Guardrail/aegis/policy.txt"  # optional, written by the operator
 VIDEO_SAFETY_ENCODER = "Cosmos-1.0-Guardrail/video_content_safety_filter/siglip"  # SigLIP's vision tower
 VIDEO_SAFETY = "Cosmos-1.0-Guardrail/video_content_safety_filter/safety_filter.safetensors"
 FACE_DETECTOR = "Cosmos-1.0-Guardrail/face_blur_filter/Resnet50_Final.safetensors"
-WEIGHTS = "model.safetensors"  # in each of the folders, and in the folder of an autoregressive model
+WEIGHTS = "model.safetensors"  # in each of the folders above, and in the folder of an autoregressive model
 
 
 def load_network(
@@ -49,9 +49,9 @@ def load_network(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
 ) -> Network:
-    """The network that `build` makes of `config`, with the weights of `path`, in evaluation mode and frozen.
+    """`build(config)` with the weights of `path`, in evaluation mode and frozen.
 
-    Floating-point weights and tables are brought to `dtype`, integers stay as they are.
+    Floating-point weights and tables are converted to `dtype`, integers are not.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its keys and shapes are not the network's.
@@ -67,7 +67,7 @@ def load_network(
     for name, owner in owned.items():
         tensor = file.tensor(name)
         value = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        # A parameter, not a tensor: names that are tied go on sharing it.
+        # One parameter per tensor, so that tied names keep sharing it.
         values[id(owner)] = nn.Parameter(value, requires_grad=False) if isinstance(owner, nn.Parameter) else value
 
     state = network.state_dict(keep_vars=True)
@@ -79,12 +79,12 @@ def load_network(
 
 
 def network_shapes(network: nn.Module) -> Shapes:
-    """What a checkpoint of the network holds; a tensor under two names counts once, under the first."""
+    """Shapes of a network's checkpoint by key; a tensor with two names is listed once, under the first."""
     return {name: tuple(tensor.shape) for name, tensor in _owned_tensors(network).items()}
 
 
 def shape_problems(found: Shapes, expected: Shapes) -> list[str]:
-    """One phrase for each key that is missing, of another shape, or too many."""
+    """One phrase for each key that is missing, unexpected, or of another shape."""
     problems = []
     for name, shape in expected.items():
         if name not in found:
@@ -96,7 +96,7 @@ def shape_problems(found: Shapes, expected: Shapes) -> list[str]:
 
 
 def summary(problems: list[str], *, shown: int = 3) -> str:
-    """The first problems, and how many more there are."""
+    """The first `shown` problems, and the number of others."""
     more = len(problems) - shown
     return "; ".join(problems[:shown]) + (f"; and {more} more" if more > 0 else "")
 

@@ -1,7 +1,7 @@
-"""Tensors that live in a memory-mapped file, and the safetensors format read that way.
+"""Tensors backed by a memory-mapped file, and a safetensors reader on top.
 
-The safetensors library maps files too, but in a way for which Linux wants as much RAM as the file is long: a 26 GB
-checkpoint cannot be opened on a machine of 24 GB. The mapping here asks for none.
+The safetensors library maps files privately without MAP_NORESERVE, so Linux accounts for the whole file: a 26 GB
+checkpoint cannot be opened on a machine with 24 GB. The mapping here reserves nothing.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_LENGTH = struct.Struct("<Q")  # the header's length, in front of it
-_LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
+_LENGTH = struct.Struct("<Q")  # length of the header, which follows
+_MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # Python's mmap module does not name it
 
 
 def map_file(path: Path) -> torch.UntypedStorage:
-    """The bytes of a file. Writing to them changes memory, never the file."""
+    """The bytes of a file, copy-on-write: writing to them never changes the file."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             return torch.UntypedStorage(0)
@@ -54,7 +54,11 @@ def map_file(path: Path) -> torch.UntypedStorage:
 def strided_tensor(
     storage: torch.UntypedStorage, dtype: torch.dtype, shape: Shape, stride: Shape, offset: int
 ) -> Tensor:
-    """A tensor over `storage`; `offset` and `stride` count elements. ValueError if it would reach past the end."""
+    """A tensor over `storage`; `offset` and `stride` in elements.
+
+    Raises:
+        ValueError: a negative number, or a tensor that reaches past the end of the storage.
+    """
     if min((offset, *shape, *stride), default=0) < 0 or len(shape) != len(stride):
         raise ValueError(f"tensor of shape {list(shape)}, stride {list(stride)}, offset {offset}")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
@@ -64,10 +68,10 @@ def strided_tensor(
 
 
 class SafetensorsFile:
-    """A safetensors file. Opening it reads and checks the header; weights are read where a tensor is used.
+    """A safetensors file. Opening it reads and checks the header; weights are paged in when a tensor is used.
 
     Raises:
-        CheckpointError: there is no such file, or it is not a whole safetensors file.
+        CheckpointError: the file does not exist, or is not a complete safetensors file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,7 +93,7 @@ class SafetensorsFile:
         return {name: entry.shape for name, entry in self._entries.items()}
 
     def tensor(self, name: str) -> Tensor:
-        """The named tensor, backed by the file."""
+        """The named tensor, a view of the mapped file."""
         entry = self._entries[name]
         data = self._storage[self._data_start + entry.start : self._data_start + entry.end]
         return torch.empty(0, dtype=entry.dtype).set_(data).view(entry.shape)
@@ -99,15 +103,15 @@ class SafetensorsFile:
 class _Entry:
     dtype: torch.dtype
     shape: Shape
-    start: int  # bytes, from the end of the header
+    start: int  # bytes after the header
     end: int
 
 
 def _read_header(file: BinaryIO) -> tuple[dict[str, _Entry], int]:
-    """Entries by name, and where the data begins. ValueError if it is not a header."""
+    """Entries by name, and the offset of the data. Raises ValueError if the header is invalid."""
     prefix = file.read(_LENGTH.size)
     (length,) = _LENGTH.unpack(prefix) if len(prefix) == _LENGTH.size else (0,)
-    if not 0 < length <= _LONGEST_HEADER:
+    if not 0 < length <= _MAX_HEADER:
         raise ValueError("it has no header")
     header = json.loads(file.read(length))
     if not isinstance(header, dict):

@@ -1,10 +1,10 @@
-"""Nucleus sampling (top-p, arXiv 1904.09751) with noise that has no state.
+"""Nucleus sampling (top-p, arXiv 1904.09751) with counter-based noise.
 
-A token is drawn as the arg-max of log-probability plus Gumbel noise (arXiv 1411.0030), and the noise is a pure function
-of (seed, position, token). So a draw depends on the logits and the request's seed alone: not on the batch, not on
-what was drawn before, not on how often a position was tried.
+A token is drawn by the Gumbel-max trick (arXiv 1411.0030): the arg-max of log-probability plus Gumbel noise. The noise
+is a pure function of (seed, position, token), so a draw depends on the logits and the request's seed alone: not on the
+batch, on earlier draws, or on how often a position is drawn.
 
-In code the same arg-max is that of p / e with e = exp(-Gumbel), which is exponential noise: it needs no logarithm of p.
+The code takes the equal arg-max of p / e with exponential noise e = exp(-Gumbel), which needs no logarithm of p.
 
 Legend: S slots, W window, V vocabulary; leading dimensions written [...] are free.
 """
@@ -23,16 +23,16 @@ MIX_2 = 0x94D049BB133111EB - 2**64
 def draw(
     logits: Tensor, keys: Tensor, positions: Tensor, tokens: Tensor, *, temperature: Tensor, top_p: Tensor
 ) -> Tensor:
-    """One token for every row of logits [S, W, V]: `sample` with `exponential_noise`, whose arguments these are."""
+    """One token per row of logits [S, W, V] -> [S, W]: `sample` with the `exponential_noise` of the other arguments."""
     return sample(logits, exponential_noise(keys, positions, tokens), temperature=temperature, top_p=top_p)
 
 
 def sample(logits: Tensor, noise: Tensor, *, temperature: Tensor, top_p: Tensor) -> Tensor:
-    """One token for every row of logits [..., V].
+    """One token per row of logits [..., V] -> [...].
 
     Args:
         noise: exponential noise, [..., V].
-        temperature, top_p: broadcast to [..., 1]; for the most likely token, any temperature and a top_p of 0.
+        temperature, top_p: broadcast to [..., 1]. A top_p of 0 is greedy decoding, at any temperature.
     """
     probs, order = nucleus(logits, temperature, top_p)
     choice = (probs / noise.gather(-1, order)).argmax(dim=-1, keepdim=True)
@@ -40,10 +40,10 @@ def sample(logits: Tensor, noise: Tensor, *, temperature: Tensor, top_p: Tensor)
 
 
 def nucleus(logits: Tensor, temperature: Tensor | float, top_p: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Probabilities in falling order, 0 for tokens that are dropped, and the token of each; both [..., V].
+    """Probabilities in falling order, 0 outside the nucleus, and the token of each; both [..., V].
 
-    A token stays when those before it hold at most `top_p` of the probability: the most likely one always does, and so
-    does the one that crosses the threshold. What stays is not scaled up again: a draw does not need it.
+    A token is in the nucleus if the tokens before it hold at most `top_p` of the probability: always the most likely
+    one, and the one that crosses the threshold. Probabilities are not renormalised, which a draw does not need.
 
     Args:
         logits: [..., V].
@@ -56,12 +56,12 @@ def nucleus(logits: Tensor, temperature: Tensor | float, top_p: Tensor | float) 
 
 
 def noise_key(seed: int) -> int:
-    """The seed, scrambled once a request, as int64."""
+    """The hashed seed of a request, int64."""
     return int(_mix(torch.tensor(seed) + _GOLDEN))
 
 
 def token_keys(vocab_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Every token's number, scrambled once for all, [V] int64."""
+    """The hash of every token id, [V] int64."""
     return _mix(torch.arange(vocab_size, device=device) * _GOLDEN)
 
 
@@ -70,18 +70,18 @@ def exponential_noise(keys: Tensor, positions: Tensor, tokens: Tensor) -> Tensor
 
     Args:
         keys: [S] int64, the `noise_key` of each slot's request.
-        positions: [S, W] int64, of the token that is drawn.
+        positions: [S, W] int64, of the drawn token.
         tokens: [V] int64, the `token_keys`.
     """
-    place = _mix(keys[:, None] + positions)  # [S, W]
-    bits = (place[..., None] ^ tokens) * MIX_1  # [S, W, V]; both sides are scrambled, so one product spreads them
-    # The 40 high bits, rounded to fp32: fine steps near 0, where unlikely tokens win, and never 0.
+    counter = _mix(keys[:, None] + positions)  # [S, W]
+    bits = (counter[..., None] ^ tokens) * MIX_1  # [S, W, V]; both operands are hashes, so one multiplication suffices
+    # The 40 high bits, rounded to fp32: never 0, and a fine resolution near 0, which decides for unlikely tokens.
     uniform = (_shift_right(bits, 24).float() + 0.5) * 2.0**-40
     return -torch.log1p(-uniform)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser without its last step, which serves only the low bits: nobody reads those."""
+    """The finaliser of SplitMix64 without its last xor-shift, which changes the low bits alone: they are not used."""
     x = (x ^ _shift_right(x, 30)) * MIX_1
     return (x ^ _shift_right(x, 27)) * MIX_2
 
