@@ -26,11 +26,12 @@ import torch
 
 from cosmos_triton.cli.main import main as cosmos_triton
 from cosmos_triton.export.graphs.graph_specs import SPECS, Stored
-from cosmos_triton.runtime.backends.graphs import FOLDER, GRAPHS, ONNXRUNTIME, ExportedStage
-from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxEngine
+from cosmos_triton.runtime.backends.graphs import FOLDER, ONNXRUNTIME, ExportedStage
+from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.diffusion.sampler import SamplerSettings
+from cosmos_triton.runtime.stages import GRAPHS
 
 FRAMES = 33
 CALLS = {  # of one clip; once where it is not said
@@ -66,7 +67,7 @@ def measure(
         spec = SPECS[graph]
         sample = (spec.served or spec.sample)(checkpoint_dir, deployment, spec.sizes[1])
         network = torch_network(graph, deployment, checkpoint_dir)
-        engine = OnnxEngine(exported.file(graph), threads=threads)
+        engine = OnnxRuntimeBackend(exported.file(graph), threads=threads)
         named = dict(zip(spec.inputs, sample, strict=True))
         engines = {"torch": lambda n=network, s=sample: n(*s), ONNXRUNTIME: lambda e=engine, s=named: e.run(s)}
         calls.append((CALLS.get(graph, 1), engines))

@@ -27,10 +27,11 @@ from torch import Tensor
 from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
 from cosmos_triton.export.graphs.graph_specs import SPECS, GraphSpec, Stored
 from cosmos_triton.export.graphs.onnx_export import export_onnx
-from cosmos_triton.runtime.backends.graphs import GRAPHS, ONNXRUNTIME, ExportedStage
+from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, ExportedStage
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
+from cosmos_triton.runtime.stages import GRAPHS
 
 DEPLOYMENT = DEPLOYMENTS["13b-video2world"]
 RELEASED_DTYPES = {"text_encoder": torch.float32, "face_detector": torch.float32}  # of the others: bfloat16

@@ -39,23 +39,15 @@ from tqdm import tqdm
 from cosmos_triton.cli.plan_command import add_gpu_memory
 from cosmos_triton.planning.footprint_count import LiveBytes, Subject, subjects
 from cosmos_triton.planning.gpu_memory import read_gpu_memory
-from cosmos_triton.planning.memory_plan import (
-    CONTEXTS,
-    EVALUATIONS,
-    GB,
-    LIBRARIES,
-    MIB,
-    SERVER_CONTEXT,
-    STAGES,
-    MemoryPlan,
-    StagePlan,
-    plan_memory,
-)
+from cosmos_triton.planning.memory_plan import SERVER_CONTEXT, MemoryPlan, plan_memory
+from cosmos_triton.planning.stage_options import LIBRARY_WORKSPACE, StagePlan, context_bytes
+from cosmos_triton.planning.units import GB, MIB
 from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
 from cosmos_triton.runtime.stage_loader import place_ar_decoder
+from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving.triton_server import ALLOCATOR
 
 AR_STEPS = 32
@@ -91,14 +83,15 @@ class Work:
         residency = "resident" if stage.mode == "cpu" else stage.mode
         self.stage, self.device = stage, device
         self.placement = Placement(self.device, residency, stage.streamed_blocks or None)
-        self.subjects = [subjects(deployment)[kind] for kind in STAGES[stage.stage]]
+        self.spec = STAGES[stage.stage]
+        self.subjects = [subjects(deployment)[kind] for kind in self.spec.networks]
         self.networks: list[Any] = []
         self.decoder: Decoder | None = None
         for subject in self.subjects:
             eight_bit = stage.precision == "int8" and bool(subject.eight_bit)
             network = random_network(subject, self.placement.load_device, eight_bit=eight_bit)
             network = network.to(self.placement.load_device)
-            if stage.stage == "ar_sampler":
+            if self.spec.slots:
                 self.decoder = place_ar_decoder(network, self.placement, stage.slots)
             else:
                 self.placement.put(network, subject.blocks(network))
@@ -116,8 +109,8 @@ class Work:
                     self.decoder.step()
             else:
                 blank = partial(torch.zeros, device=self.device)
-                for kind, subject, network in zip(STAGES[self.stage.stage], self.subjects, self.networks, strict=True):
-                    for _ in range(self.evaluations if kind == "diffusion" else 1):
+                for number, (subject, network) in enumerate(zip(self.subjects, self.networks, strict=True)):
+                    for _ in range(1 if number else self.evaluations):
                         subject.run(network, blank, self.stage.batch)
             if self.device != "cpu":
                 torch.cuda.synchronize()
@@ -185,7 +178,7 @@ class StageProcess:
         context = multiprocessing.get_context("spawn")
         device = "cpu" if stage.mode == "cpu" else device
         self.pipe, other = context.Pipe()
-        arguments = (stage, plan.deployment, device, plan.share(stage), evaluations, other)
+        arguments = (stage, plan.deployment, device, plan.allocator_limit(stage), evaluations, other)
         self.process = context.Process(target=stage_process, args=arguments, daemon=True)
         self.process.start()
         other.close()
@@ -211,17 +204,18 @@ def measure_all(plan: MemoryPlan, device: str) -> tuple[list[dict[str, Any]], fl
             stack.callback(processes[-1].close)
             used.append(used_on_gpu() if on_gpu else 0)
         for number, (stage, process) in enumerate(zip(plan.stages, processes, strict=True)):
-            planned, measured = {"held": stage.held, "working": stage.working}, process.measure()
+            planned = {"held": stage.resident_bytes, "working": stage.workspace_bytes}
+            measured = process.measure()
             if on_gpu:
                 measured["held"] = used[number + 1] - used[number]
                 whole = max(whole, measured.get("used", 0) - used[0])  # a stage on the CPU uses nothing
             else:
                 planned = {
-                    "held": max(stage.held - CONTEXTS[stage.stage], 0),
-                    "working": max(stage.working - LIBRARIES, 0),
+                    "held": max(stage.resident_bytes - context_bytes(STAGES[stage.stage]), 0),
+                    "working": max(stage.workspace_bytes - LIBRARY_WORKSPACE, 0),
                 }
-                if stage.slots and not stage.working:  # what a resident sampler works with is in what it holds
-                    planned["held"] -= LIBRARIES
+                if stage.slots and not stage.workspace_bytes:  # a resident sampler's workspace is resident too
+                    planned["held"] -= LIBRARY_WORKSPACE
             rows.append({"stage": stage.stage, "mode": stage.mode, "planned": planned, "measured": measured})
             say(rows[-1])
     return rows, whole
@@ -237,7 +231,7 @@ def compare(plan: MemoryPlan, stage: StagePlan, device: str) -> dict[str, float]
     """Seconds as planned and with resident weights."""
     seconds = {}
     for form in (stage, replace(stage, mode="resident")):
-        process = StageProcess(plan, form, device, evaluations=EVALUATIONS)
+        process = StageProcess(plan, form, device, evaluations=STAGES[stage.stage].evaluations)
         seconds[form.mode] = process.measure()["seconds"]
         process.close()
     return seconds
@@ -246,7 +240,12 @@ def compare(plan: MemoryPlan, stage: StagePlan, device: str) -> dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--deployment", choices=list(DEPLOYMENTS), default="tiny")
-    parser.add_argument("--compare", choices=list(STAGES), metavar="STAGE", help="time it against resident weights")
+    parser.add_argument(
+        "--compare",
+        choices=[name for name, spec in STAGES.items() if spec.networks],
+        metavar="STAGE",
+        help="time it against resident weights",
+    )
     parser.add_argument("--json", action="store_true")
     add_gpu_memory(parser, without="without a GPU, what the tiny deployment needs at least")
     args = parser.parse_args()
@@ -255,9 +254,9 @@ def main() -> None:
     budget = read_gpu_memory(args.gpu_memory)
     plan = plan_memory(DEPLOYMENTS[args.deployment], budget or 0, weights_8bit=args.weights_8bit)
     if budget and not plan.fits:
-        raise SystemExit(f"{args.deployment} needs {plan.peak / GB:.1f} GB")
+        raise SystemExit(f"{args.deployment} needs {plan.peak_bytes / GB:.1f} GB")
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU, bytes counted"
-    print(f"{args.deployment}, {plan.peak / GB:.1f} GB by the plan, on {name}: measured of planned", flush=True)
+    print(f"{args.deployment}, {plan.peak_bytes / GB:.1f} GB by the plan, on {name}: measured of planned", flush=True)
     if args.compare:
         stages = {stage.stage: stage for stage in plan.stages}
         if args.compare not in stages:
@@ -267,9 +266,9 @@ def main() -> None:
     rows, whole = measure_all(plan, device)
     reference = REFERENCE.get(args.deployment)
     if args.json:
-        print(json.dumps({"stages": rows, "whole": whole, "planned": plan.peak, "reference_gb": reference}))
+        print(json.dumps({"stages": rows, "whole": whole, "planned": plan.peak_bytes, "reference_gb": reference}))
     elif device == "cuda":
-        planned = (plan.peak - SERVER_CONTEXT) / GB
+        planned = (plan.peak_bytes - SERVER_CONTEXT) / GB
         print(f"the whole: {whole / GB:.2f} of {planned:.2f} GB in use at most, without the server's context")
     if reference:
         print(f"the reference: {reference[0]} GB, and {reference[1]} GB with everything offloaded")

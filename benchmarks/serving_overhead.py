@@ -38,6 +38,7 @@ import tritonclient.grpc
 
 from cosmos_triton.client.world_client import WorldClient
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.serving.ports import free_ports
 from cosmos_triton.serving.run_directory import model_repository
 from cosmos_triton.serving.serve_repository import serve_repository
@@ -72,12 +73,8 @@ def serve(repository: Path, addresses: Addresses, standin_seconds: float, log: P
     serve_repository(
         repository,
         title="stand-ins",
-        parameters={
-            "deployment": DEPLOYMENT.name,
-            "checkpoint_dir": "none",
-            "device": "cpu",
-            "standin_seconds": str(standin_seconds),
-        },
+        settings=StageSettings(DEPLOYMENT, Path("none"), "cpu"),
+        parameters={"standin_seconds": str(standin_seconds)},
         without=TEXT_STAGES,
         addresses=addresses,
     )

@@ -33,8 +33,8 @@ from transformers import SiglipConfig
 from cosmos_triton.client.world_client import WorldClient
 from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS
 from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
-from cosmos_triton.planning.footprint_count import siglip_config
-from cosmos_triton.planning.memory_plan import GB
+from cosmos_triton.networks.siglip import PRESETS
+from cosmos_triton.planning.units import GB
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.tiny.demo import served
@@ -48,7 +48,7 @@ def write_random_checkpoints(directory: Path, deployment: Deployment) -> None:
     """Every converted file that the deployment needs. The guardrails find every frame safe, and no face."""
     siglip = directory / paths.VIDEO_SAFETY_ENCODER
     siglip.mkdir(parents=True)
-    config = SiglipConfig(vision_config=siglip_config(deployment).to_dict())
+    config = SiglipConfig(vision_config=PRESETS[deployment.video_safety].to_dict())
     (siglip / "config.json").write_text(config.to_json_string(use_diff=False))
     targets = [checkpoint.target for checkpoint in CHECKPOINTS if checkpoint.needed_by(deployment)]
     with ProcessPoolExecutor() as pool:

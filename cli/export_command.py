@@ -6,17 +6,17 @@ import argparse
 from pathlib import Path
 
 from cosmos_triton.cli.checkpoints_command import Commands
-from cosmos_triton.planning.memory_plan import TEXT_STAGES
-from cosmos_triton.runtime.backends.graphs import FOLDER, GRAPHS
+from cosmos_triton.runtime.backends.graphs import FOLDER
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.stages import GRAPHS, STAGES
 
 
 def add_export(commands: Commands[argparse.ArgumentParser]) -> None:
     export = commands.add_parser(
         "export",
-        help="graphs of the stateless stages, for other engines than torch",
-        description="Write the networks of stateless stages as graphs that other engines than torch run: "
-        "`serve --engine STAGE=ENGINE` then uses them. Export again after the checkpoints or an engine changed.",
+        help="graphs of the stateless stages, for ONNX Runtime and TensorRT",
+        description="Export the networks of stateless stages as graphs for ONNX Runtime or TensorRT, which "
+        "`serve --engine STAGE=ENGINE` then runs. Export again after the checkpoints or the engine's version changed.",
     )
     kinds = export.add_subparsers(metavar="KIND", required=True)
     onnx = _add_kind(
@@ -24,7 +24,7 @@ def add_export(commands: Commands[argparse.ArgumentParser]) -> None:
         "onnx",
         _onnx,
         help="for ONNX Runtime, on the CPU",
-        description="Write graphs in fp32 for ONNX Runtime, check them, and compare their outputs with torch's. Needs "
+        description="Export graphs in fp32 for ONNX Runtime, check them, and compare their outputs with torch's. Needs "
         "memory for a stage's weights in fp32, for the comparison, and twice their size on disk.",
     )
     onnx.epilog = "example: cosmos-triton export onnx --stage video_guardrail --deployment 4b"
@@ -34,14 +34,14 @@ def add_export(commands: Commands[argparse.ArgumentParser]) -> None:
         _tensorrt,
         help="for TensorRT, on the GPU of this machine",
         description="Build plans for the GPU and the TensorRT of this machine, and compare their outputs with torch's. "
-        "A plan runs on the same kind of GPU and the same version only.",
+        "A plan runs only on the same GPU model and the same version of TensorRT.",
     )
     tensorrt.epilog = "example: cosmos-triton export tensorrt --deployment 4b"
     tensorrt.add_argument(
         "--precision",
         choices=["fp32", "bf16", "fp16", "fp8"],
-        help="what the plan computes in (default: what torch runs the stage in, fp32 for video_guardrail, "
-        "bf16 for the others); fp8 needs --graphs",
+        help="precision of the plan (default: the stage's precision with torch, fp32 for video_guardrail, bf16 for the "
+        "others); fp8 needs --graphs",
     )
     tensorrt.add_argument(
         "--graphs",
@@ -70,8 +70,7 @@ def _add_kind(
 def _stages(args: argparse.Namespace) -> list[str]:
     if args.stage:
         return [args.stage]
-    has_text = DEPLOYMENTS[args.deployment].is_video2world
-    return [stage for stage in GRAPHS if has_text or stage not in TEXT_STAGES]
+    return [stage for stage in GRAPHS if STAGES[stage].is_in(DEPLOYMENTS[args.deployment])]
 
 
 # Below, torch and its companions are loaded by the kind that needs them.

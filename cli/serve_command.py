@@ -8,8 +8,9 @@ from pathlib import Path
 from cosmos_triton.cli.checkpoints_command import Commands
 from cosmos_triton.cli.plan_command import add_gpu_memory
 from cosmos_triton.runtime.ar.speculation import MAX_WINDOW
-from cosmos_triton.runtime.backends.graphs import ENGINES, GRAPHS
+from cosmos_triton.runtime.backends.graphs import BACKENDS
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.stages import GRAPHS
 
 
 def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -40,7 +41,7 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="STAGE=ENGINE",
-        help=f"what runs a stage: {', '.join(ENGINES)}; may be given several times. The last two need graphs, which "
+        help=f"what runs a stage: {', '.join(BACKENDS)}; may be given several times. The last two need graphs, which "
         "`cosmos-triton export` makes (default: torch, or on a CPU onnxruntime where it is faster and has graphs). "
         f"Stages: {', '.join(GRAPHS)}",
     )
@@ -65,14 +66,14 @@ def _window(value: str) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from cosmos_triton.serving.engine_choice import parse_engines
+    from cosmos_triton.serving.backend_choice import parse_backends
     from cosmos_triton.serving.serve import serve
     from cosmos_triton.serving.triton_server import Addresses
 
     return serve(
         DEPLOYMENTS[args.deployment],
         checkpoint_dir=args.checkpoint_dir,
-        engines=parse_engines(args.engine),
+        backends=parse_backends(args.engine),
         gpu_memory=args.gpu_memory,
         weights_8bit=args.weights_8bit,
         window=args.speculation,

@@ -78,12 +78,3 @@ class Jobs:
         except FileNotFoundError:
             return None
         return Progress(**json.loads(content)) if content else None
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that its parent has not asked after yet does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"

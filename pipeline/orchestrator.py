@@ -26,12 +26,14 @@ from cosmos_triton.guardrail.judgement import PROMPT_PANEL, VIDEO_PANEL, Judgeme
 from cosmos_triton.guardrail.verdict import GUARDRAIL_ERROR, Verdict
 from cosmos_triton.pipeline.block_counter import BlockCounter
 from cosmos_triton.pipeline.errors import Cancelled, StageError
-from cosmos_triton.pipeline.jobs import Progress, is_alive
+from cosmos_triton.pipeline.jobs import Progress
 from cosmos_triton.pipeline.responses import FINAL, failure
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import Array, array, json_tensor, scalar, string_tensor, texts
 from cosmos_triton.runtime.generation_request import GenerationRequest
 from cosmos_triton.runtime.media.fit import Fit
+from cosmos_triton.runtime.processes import is_alive
+from cosmos_triton.runtime.stages import STAGES
 
 VERSION = version("cosmos-triton")
 WATCH_SECONDS = 0.05  # between two looks at a call under way, whose answer comes at once all the same
@@ -40,7 +42,6 @@ GUARDRAIL_SECONDS = 300.0  # waiting in line included; what a check itself may t
 TAG = re.compile(r"\[(INVALID_ARG|UNAVAILABLE|CANCELLED|INTERNAL)\] ")
 AWAY = ("Exceeds maximum queue size", "Request timeout expired", "is not ready", "unknown model")
 DEAD = "is not healthy"  # so the server calls a stage whose process has died
-REPORTING = {"ar_sampler", "diffusion_decoder"}  # these tell how far they are
 IMAGE_FAILURES = {"4b": 15, "5b-video2world": 7}  # per cent of 100 clips, as published with the models
 
 
@@ -87,7 +88,7 @@ class Orchestrator:
     def initialize(self, args: dict[str, str]) -> None:
         self.settings = Settings.read(args)
         self.streams = pb.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
-        self.max_jobs = int(self.settings.parameters["max_jobs"])
+        self.max_jobs = self.settings.parameters.max_jobs
         self.blocks = BlockCounter()
         self.jobs: dict[str, Job] = {}
         self.loop = asyncio.new_event_loop()
@@ -229,7 +230,7 @@ class Orchestrator:
                 outputs = await self._call(job, stage, inputs)
             judgement = Judgement.read(outputs["verdict"].item(), panel)
             for name, given in inputs.items():
-                if name in OUTPUTS[stage] and outputs[name].shape != given.shape:
+                if name in STAGES[stage].outputs and outputs[name].shape != given.shape:
                     raise ValueError(f"{name} came back as {outputs[name].shape}")
         except Exception as error:
             if isinstance(error, StageError) and error.code != "INTERNAL":
@@ -249,7 +250,7 @@ class Orchestrator:
         Raises:
             StageError: the stage failed, or died, or nobody waits any more.
         """
-        if stage not in REPORTING:
+        if not STAGES[stage].reports_progress:
             job.event(stage, 0, 1)
         started = time.monotonic()
         outputs = await self._ask(job, stage, inputs)
@@ -277,7 +278,7 @@ class Orchestrator:
         self._check_wanted(job)
         request = pb.InferenceRequest(
             model_name=stage,
-            requested_output_names=OUTPUTS[stage],
+            requested_output_names=list(STAGES[stage].outputs),
             inputs=[pb.Tensor(name, values) for name, values in inputs.items()],
             request_id=job.id,
             parameters={"job": job.id},
@@ -314,19 +315,6 @@ class Orchestrator:
             job.event(stage, 1, 1)
         elif not progress.is_complete:
             job.event(stage, progress.total, progress.total)
-
-
-OUTPUTS = {
-    "media_decoder": ["frames", "info"],
-    "text_guardrail": ["verdict"],
-    "text_encoder": ["context"],
-    "video_tokenizer_encoder": ["tokens"],
-    "ar_sampler": ["tokens"],
-    "diffusion_decoder": ["video"],
-    "video_tokenizer_decoder": ["video"],
-    "video_guardrail": ["video", "verdict"],
-    "media_encoder": ["mp4"],
-}
 
 
 def _failed(stage: str, message: str) -> StageError:

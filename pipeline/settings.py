@@ -1,4 +1,4 @@
-"""The settings of a model: what the run directory wrote into the parameters of its configuration."""
+"""The settings of a model that runs: what the run directory wrote into the parameters of its configuration."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from cosmos_triton.pipeline.jobs import Jobs
-from cosmos_triton.runtime.backends.graphs import ENGINE, LINKED_GRAPHS, TORCH, ExportedStage
-from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.backends.graphs import LINKED_GRAPHS, TORCH, ExportedStage
+from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.stage_settings import StageSettings
+from cosmos_triton.runtime.stages import STAGES
 
 if TYPE_CHECKING:
     from cosmos_triton.runtime.residency import Placement, Residency
-    from cosmos_triton.runtime.stage_loader import Stages
+    from cosmos_triton.runtime.stage_loader import StageLoader
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The parameters that the run directory sets in every model's configuration.
+    """The settings of the model `name`, and what they stand for in its process.
 
-    `exported` are the model's graphs where another engine than torch runs it.
+    `exported` are the model's graphs where another backend than torch runs it.
     """
 
     name: str
@@ -29,23 +31,30 @@ class Settings:
     checkpoint_dir: Path
     device: str
     jobs: Jobs
-    parameters: dict[str, str]
+    parameters: StageSettings
     exported: ExportedStage | None
 
     @classmethod
     def read(cls, args: dict[str, str]) -> Settings:
-        config = json.loads(args["model_config"])
-        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        """From what Triton hands to `initialize`.
+
+        Raises:
+            InvalidValue: a parameter is missing or has a value that is not accepted.
+        """
+        name = json.loads(args["model_config"])["name"]
+        required = ("jobs_dir", *STAGES[name].parameters)
+        parameters = StageSettings.from_parameters(parameters_of(args), required=required)
+        assert parameters.jobs_dir is not None
+        backend = parameters.backend or TORCH
+        graphs = Path(args["model_repository"], LINKED_GRAPHS)
         return cls(
-            name=config["name"],
-            deployment=DEPLOYMENTS[parameters["deployment"]],
-            checkpoint_dir=Path(parameters["checkpoint_dir"]),
-            device=parameters["device"],
-            jobs=Jobs(Path(parameters["jobs_dir"])),
+            name=name,
+            deployment=parameters.deployment,
+            checkpoint_dir=parameters.checkpoint_dir,
+            device=parameters.device,
+            jobs=Jobs(parameters.jobs_dir),
             parameters=parameters,
-            exported=None
-            if parameters.get(ENGINE, TORCH) == TORCH
-            else ExportedStage(parameters[ENGINE], Path(args["model_repository"], LINKED_GRAPHS)),
+            exported=None if backend == TORCH else ExportedStage(backend, graphs),
         )
 
     @classmethod
@@ -56,26 +65,32 @@ class Settings:
         from cosmos_triton.runtime.residency import limit_gpu_memory
 
         settings = cls.read(args)
-        if settings.device == "cpu" and settings.parameters.get("mode") != "cpu":
+        parameters = settings.parameters
+        if settings.device == "cpu" and parameters.mode != "cpu":
             torch.set_num_threads(1)  # the stages share the cores: each on all of them at once is slower
-        if settings.device != "cpu" and "gpu_memory_mib" in settings.parameters:
-            limit_gpu_memory(int(settings.parameters["gpu_memory_mib"]) << 20)
+        if settings.device != "cpu" and parameters.gpu_memory_mib:
+            limit_gpu_memory(parameters.gpu_memory_mib << 20)
         if transformers := sys.modules.get("transformers"):  # slow to import where it has no use
             transformers.utils.logging.disable_progress_bar()
         return settings
 
     def placement(self) -> Placement:
-        """How the memory plan has the stage keep its weights; without a plan they stay where they are."""
+        """How the memory plan has the stage keep its weights; without a plan they are resident."""
         from cosmos_triton.runtime.residency import Placement
 
-        mode = self.parameters.get("mode", "resident")
-        residency = cast("Residency", "resident" if mode == "cpu" else mode)
-        count = self.parameters.get("streamed_blocks")
-        return Placement(self.device, residency, None if count is None else int(count))
+        mode = self.parameters.mode or "resident"
+        residency: Residency = "resident" if mode == "cpu" else mode
+        return Placement(self.device, residency, self.parameters.streamed_blocks or None)
 
-    def stages(self, placement: Placement) -> Stages:
+    def loader(self, placement: Placement) -> StageLoader:
         """What loads the stage's networks."""
-        from cosmos_triton.runtime.stage_loader import Stages
+        from cosmos_triton.runtime.stage_loader import StageLoader
 
-        weights_8bit = self.parameters.get("precision") == "int8"
-        return Stages(self.deployment, self.checkpoint_dir, placement, self.exported, weights_8bit=weights_8bit)
+        weights_8bit = self.parameters.precision == "int8"
+        return StageLoader(self.deployment, self.checkpoint_dir, placement, self.exported, weights_8bit=weights_8bit)
+
+
+def parameters_of(args: dict[str, str]) -> dict[str, str]:
+    """All parameters of a model's configuration, from what Triton hands to `initialize`."""
+    parameters = json.loads(args["model_config"])["parameters"]
+    return {name: value["string_value"] for name, value in parameters.items()}

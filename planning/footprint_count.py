@@ -1,17 +1,17 @@
-"""Counts what the plan of GPU memory is made from, by running each network on shapes alone.
+"""Counts the footprints that the memory plan is made from, by running each network on meta tensors.
 
-    python -m cosmos_triton.planning.footprint_count    # prints the table of planning/footprints.py
+    python -m cosmos_triton.planning.footprint_count    # writes planning/footprints.json
 
 Tensors on the meta device have sizes and no content, so a network of any size runs in seconds. The bytes that are alive
-at once, apart from weights, are its activations. Attention is counted as the fused kernels do it, which keep no scores,
-where they take its head width.
+at once, apart from weights, are its activations. Attention scores are not counted for the head widths of the fused
+kernels, which do not keep them.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from cosmos_triton.networks import (
     ar_config,
     diffusion_transformer,
     retinaface,
+    siglip,
     text_encoder,
     tokenizer,
     video_safety,
@@ -41,7 +42,7 @@ from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.networks.retinaface import RetinaFace
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
 from cosmos_triton.networks.video_safety import VideoSafety
-from cosmos_triton.planning.footprints import Network, key_of
+from cosmos_triton.planning.footprints import FILE, Footprint, as_json, footprint_key
 from cosmos_triton.runtime.ar.decoder import PREFILL_CHUNK, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.diffusion.sampler import SIGMA_DATA, guided_denoise
@@ -50,7 +51,6 @@ from cosmos_triton.runtime.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quanti
 from cosmos_triton.runtime.media.frames import to_model_input, to_uint8, to_unit_range
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics, decode_latents, decode_tokens, encode_input_frames
-from cosmos_triton.tiny.siglip import IMAGE_SIZE, PATCH_SIZE
 
 FUSED_HEAD_WIDTH = 256  # the widest that the fused attention kernels take
 
@@ -111,7 +111,7 @@ class Subject:
     kv_cache: ARConfig | None = None  # of an AR model, which allocates the cache of one slot in its run
 
 
-def count(subject: Subject) -> Network:
+def count(subject: Subject) -> Footprint:
     with torch.device("meta"):
         network = subject.build().to("meta", subject.dtype).requires_grad_(False).eval()
     largest, number = _blocks(subject.blocks(network))
@@ -120,7 +120,7 @@ def count(subject: Subject) -> Network:
         cache = KVCache.allocate(subject.kv_cache, 1, device="meta", dtype=subject.dtype)
         slot = sum(t.nbytes for t in (cache.k, cache.v, cache.cross_k, cache.cross_v) if t is not None)
     alive, flops = _run(subject, network)
-    footprint = Network(
+    footprint = Footprint(
         weights=_held(network),
         block=largest,
         blocks=number,
@@ -199,7 +199,7 @@ def _none(_: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def subjects(deployment: Deployment) -> dict[str, Subject]:
-    """The networks of a deployment, by what they are."""
+    """The networks of a deployment, by kind."""
     d, ar = deployment, ar_config.PRESETS[deployment.ar_preset]
     discrete = tokenizer.PRESETS[d.discrete_tokenizer]
     found = {
@@ -208,12 +208,12 @@ def subjects(deployment: Deployment) -> dict[str, Subject]:
         "discrete_decoder": _discrete_decoder(discrete, ar),
         "diffusion": _diffusion(diffusion_transformer.PRESETS[d.diffusion_decoder], ar),
         "continuous_decoder": _continuous_decoder(tokenizer.PRESETS[d.continuous_tokenizer], d),
-        "siglip": _siglip(d),
+        "siglip": _siglip(siglip.PRESETS[d.video_safety], d),
         "video_safety": _safety_head(video_safety.PRESETS[d.video_safety]),
         "face_detector": _face_detector(retinaface.PRESETS[d.face_detector], d),
     }
     if deployment.is_video2world:
-        found |= {"text_encoder": _text_encoder(text_encoder.PRESETS[d.text_encoder]), "aegis": _aegis(d)}
+        found |= {"t5": _t5(text_encoder.PRESETS[d.text_encoder]), "aegis": _aegis(d)}
     return found
 
 
@@ -272,20 +272,7 @@ def _continuous_decoder(config: TokenizerConfig, deployment: Deployment) -> Subj
     return Subject(lambda: ContinuousDecoder(config), _none, run)
 
 
-def siglip_config(deployment: Deployment) -> SiglipVisionConfig:
-    """SigLIP's vision tower as released, so400m-patch14-384, or the tiny one."""
-    width = video_safety.PRESETS[deployment.video_safety].input_dim
-    size = {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1, "num_attention_heads": 2}
-    size |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
-    if not deployment.is_tiny:
-        size = {"hidden_size": width, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
-        size |= {"image_size": 384, "patch_size": 14}
-    return SiglipVisionConfig(**size)
-
-
-def _siglip(deployment: Deployment) -> Subject:
-    config = siglip_config(deployment)
-
+def _siglip(config: SiglipVisionConfig, deployment: Deployment) -> Subject:
     def run(network: SiglipVisionModel, blank: Blank, batch: int) -> None:
         for some in _frames(deployment, blank).split(FRAMES_AT_ONCE):
             network(pixel_values=content_filter.to_network_input(some, config.image_size))
@@ -308,7 +295,7 @@ def _face_detector(config: retinaface.RetinaFaceConfig, deployment: Deployment) 
     return Subject(lambda: RetinaFace(config), _none, run, dtype=torch.float32)
 
 
-def _text_encoder(config: text_encoder.TextEncoderConfig) -> Subject:
+def _t5(config: text_encoder.TextEncoderConfig) -> Subject:
     def run(network: nn.Module, blank: Blank, batch: int) -> None:
         network(input_ids=blank(batch, MAX_TOKENS, dtype=torch.int64))
 
@@ -334,10 +321,10 @@ def _frames(deployment: Deployment, blank: Blank) -> Tensor:
     return blank(deployment.frames, deployment.height, deployment.width, 3, dtype=torch.uint8)
 
 
-def table() -> dict[str, Network]:
+def count_all() -> dict[str, Footprint]:
     """Every network of every deployment, by its key in the table."""
     every = {
-        key_of(deployment, kind): subject
+        footprint_key(deployment, kind): subject
         for deployment in DEPLOYMENTS.values()
         for kind, subject in subjects(deployment).items()
     }
@@ -345,6 +332,4 @@ def table() -> dict[str, Network]:
 
 
 if __name__ == "__main__":
-    for key, network in table().items():
-        values = ", ".join(f"{f.name}={value!r}" for f in fields(network) if (value := getattr(network, f.name)))
-        print(f"    {key!r}: Network({values}),")
+    FILE.write_text(as_json(count_all()))

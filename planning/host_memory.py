@@ -1,4 +1,4 @@
-"""How much of this machine's memory a server may take."""
+"""Available host memory, within the limit of the container."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ CGROUP = Path("/sys/fs/cgroup")  # of this process, seen from inside of its cont
 
 
 def available_host_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP) -> int:
-    """Bytes that can be had without swapping, within the container's limit if there is one.
+    """Bytes that can be allocated without swapping, within the container's limit if there is one.
 
-    Pages of files do not count as taken: the system gives them back when it must.
+    Cached pages of files count as available: the system reclaims them.
     """
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024

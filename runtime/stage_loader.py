@@ -54,12 +54,12 @@ def place_ar_decoder(network: ARTransformer, placement: Placement, slots: int, w
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
-    """Loads what a stage runs. Networks run in bf16 on a GPU and in fp32 on a CPU.
+class StageLoader:
+    """Loads the networks of one stage. They run in bf16 on a GPU and in fp32 on a CPU.
 
     Args:
-        placement: how the weights are kept. Its stage runs within `placement.on_device()`.
-        exported: the stage's graphs, where another engine than torch runs it.
+        placement: where the weights are kept. The stage runs within `placement.on_device()`.
+        exported: the stage's graphs, where another backend than torch runs it.
         weights_8bit: store the matrices of the AR model and of the diffusion network in 8 bits.
     """
 
@@ -135,10 +135,10 @@ class Stages:
     def _load(
         self, build: Callable[[Config], Network], config: Config, file: str, *, eight_bit: tuple[str, ...] = ()
     ) -> Network:
-        """A network that is yet to be put where it belongs.
+        """A network on the placement's `load_device`.
 
         Args:
-            eight_bit: names of the parts that 8-bit weights are for.
+            eight_bit: names of the parts that can have 8-bit weights.
         """
         is_8_bit = self.weights_8bit and bool(eight_bit)
         device = "cpu" if is_8_bit else self.placement.load_device  # in bf16 it may not fit on the device

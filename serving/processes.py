@@ -1,4 +1,4 @@
-"""What Linux tells of processes, and does to them. A dead process that nobody has waited for yet counts as dead."""
+"""Child processes and process groups."""
 
 from __future__ import annotations
 
@@ -7,51 +7,47 @@ import os
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
+
+from cosmos_triton.runtime.processes import is_alive
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
 
 def die_with_parent() -> None:
-    """Called in a child: it is killed when its parent ends, in whichever way."""
+    """Called in a child: the kernel kills it when its parent ends for any reason."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def is_alive(pid: int) -> bool:
-    return _family(pid) is not None
-
-
 def children_of(pid: int) -> list[int]:
-    return [child for child in _all() if (family := _family(child)) and family[0] == pid]
+    """The living children of a process."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children() if is_alive(child.pid)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def arguments_of(pid: int) -> list[str]:
-    """The command line of a process; empty of a dead one."""
+    """The command line of a process; empty of one that has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
+        return psutil.Process(pid).cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return []
 
 
 def kill_group(group: int, *, seconds: float) -> None:
-    """Kill a process group, and wait until it is gone; no longer than `seconds`."""
+    """Kill a process group and wait until no process of it is alive, at most for `seconds`."""
     deadline = time.monotonic() + seconds
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    while time.monotonic() < deadline and any((family := _family(pid)) and family[1] == group for pid in _all()):
+    while time.monotonic() < deadline and any(_group_of(pid) == group and is_alive(pid) for pid in psutil.pids()):
         time.sleep(0.01)
 
 
-def _all() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _family(pid: int) -> tuple[int, int] | None:
-    """The parent and the process group of a living process."""
+def _group_of(pid: int) -> int | None:
     try:
-        # "pid (name) state parent group ...", and the name may hold anything
-        state, parent, group = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):
+        return os.getpgid(pid)
+    except ProcessLookupError:
         return None
-    return None if state in "ZX" else (int(parent), int(group))

@@ -1,7 +1,9 @@
-"""The part of the server's HTTP interface that starts, stops and asks after models.
+"""The server's HTTP interface for health and for the model repository: load, unload, index.
 
-Whoever may load a model may run code in the server, so that these calls ask for a key which only the process that
-started the server knows.
+Loading a model runs code in the server, so these calls need a key that only the process that started the server knows.
+
+tritonclient has the same calls, but its HTTP client keeps connections open, for which a stopping server waits, and
+needs gevent; its gRPC client runs threads in a process that forks, and does not tell a refusal from a lost connection.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import json
 from dataclasses import dataclass
 
 KEY_HEADER = "cosmos-supervisor-key"
-# For clients: what is not needed to generate. Shared memory would let one client read another's tensors.
+# Interfaces closed to clients, which do not need them. With shared memory, one client could read another's tensors.
 RESTRICTED = "model-repository,shared-memory,trace,logging"
 
 
 class NoAnswerError(Exception):
-    """The server did not answer in time, or not at all."""
+    """The server did not answer within the timeout, or the connection failed."""
 
 
 class RefusedError(Exception):
@@ -33,7 +35,7 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryApi:
-    """Calls are answered within `seconds`, or raise NoAnswerError."""
+    """Calls raise NoAnswerError after `seconds` without an answer."""
 
     host: str
     port: int
@@ -41,7 +43,7 @@ class RepositoryApi:
     seconds: float = 5.0
 
     def is_live(self) -> bool:
-        """Whether the server answers at all."""
+        """Whether the server answers."""
         return self._status("/v2/health/live") == http.HTTPStatus.OK
 
     def is_ready(self) -> bool:
@@ -49,11 +51,11 @@ class RepositoryApi:
         return self._status("/v2/health/ready") == http.HTTPStatus.OK
 
     def unload(self, model: str) -> None:
-        """Let `model` finish what it has begun and then end; new requests to it are refused at once."""
+        """Stop `model` after its running requests; new requests to it are refused at once."""
         self._post(f"/v2/repository/models/{model}/unload")
 
     def load(self, model: str) -> None:
-        """Start `model`. A load that takes longer than the time for an answer goes on regardless."""
+        """Start `model`. A load that takes longer than the timeout goes on after NoAnswerError."""
         self._post(f"/v2/repository/models/{model}/load")
 
     def states(self) -> dict[str, ModelState]:
@@ -86,7 +88,7 @@ class RepositoryApi:
 
 
 def _first_line(body: bytes) -> str:
-    """Of an error, {"error": "..."}: what stands before the traceback."""
+    """The message of an error body, {"error": "..."}, before its traceback."""
     try:
         return str(json.loads(body)["error"]).partition("\n")[0]
     except (ValueError, TypeError, KeyError):

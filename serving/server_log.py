@@ -1,4 +1,4 @@
-"""The log of a running tritonserver: passed on to standard error, less what says nothing, and read for failures."""
+"""The log of a running tritonserver: filtered, copied to standard error, and parsed for failures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 import threading
 from typing import IO
 
-# What a server without a GPU says at every start, and takes no harm from.
+# Harmless warnings of a server without a GPU.
 WITHOUT_GPU = ("CudaDriverHelper has not been initialized", "inned memory pool", "CUDA memory pool disabled")
-# Start-up tables, 200 columns wide: what they hold of interest stands in other lines as well.
+# Start-up tables, 200 columns wide; other lines have the same content.
 TABLE = re.compile(r"^(\+-|\|)|\] $")
 FAILURE = re.compile(r"(?:failed to load|Poll failed for model directory) '([^']+)'(?: version \d+)?: (.+)")
 
 
 class ServerLog:
-    """Reads `stream` on a thread of its own until it ends.
+    """Reads `stream` on a thread until it ends.
 
-    failures: why models failed to load, by model.
-    last_error: the last line that was logged as an error.
+    failures: causes of failed loads, by model.
+    last_error: the last line of level error.
     """
 
     def __init__(self, stream: IO[str], *, has_gpu: bool) -> None:
@@ -29,7 +29,7 @@ class ServerLog:
         self._thread.start()
 
     def join(self, seconds: float) -> None:
-        """Wait for the rest of the log of a server that has ended."""
+        """Wait for the rest of the log after the server has ended."""
         self._thread.join(seconds)
 
     def _read(self, stream: IO[str]) -> None:
@@ -50,6 +50,6 @@ class ServerLog:
 
 
 def _first_sentence(text: str) -> str:
-    r"""Of an escaped message: what stands before its traceback, without the server's own prefix."""
+    r"""The part of an escaped message before its traceback, without the server's prefix."""
     text = text.partition(r"\n")[0].strip().strip('"').replace(r"\"", '"')
     return text.removeprefix("Internal: ")

@@ -1,4 +1,5 @@
-"""SIGTERM and its like, seen at the next wait: the first asks for an orderly stop, the second for one at once."""
+"""SIGTERM, SIGINT and SIGHUP, raised at the next wait: the first asks for a graceful stop, the second for an immediate
+one."""
 
 from __future__ import annotations
 
@@ -7,36 +8,36 @@ import time
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-STEP = 0.05  # seconds within which a signal is seen
+POLL_SECONDS = 0.05  # within which a signal raises
 
 
 class Stopped(Exception):
-    """A signal to stop has come."""
+    """A stop signal has arrived."""
 
 
 class StopSignals:
-    """Counts the signals from its creation on, in the main thread.
+    """Counts the stop signals of the main thread from its creation on.
 
-    heeded: how many have been acted upon; any more than these raise Stopped.
+    handled: how many have been acted upon; more than these raise Stopped.
     """
 
     def __init__(self) -> None:
-        self.heeded = 0
+        self.handled = 0
         self._received = 0
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has SIGHUP ignored
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, self._count)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
         self._received += 1
 
     def sleep(self, seconds: float) -> None:
-        """Sleep; raises Stopped as soon as there is a signal that was not heeded."""
+        """Sleep; raises Stopped as soon as there is a signal that has not been handled."""
         end = time.monotonic() + seconds
         while True:
-            if self._received > self.heeded:
+            if self._received > self.handled:
                 raise Stopped
             left = end - time.monotonic()
             if left <= 0:
                 return
-            time.sleep(min(left, STEP))
+            time.sleep(min(left, POLL_SECONDS))

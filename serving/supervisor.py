@@ -1,6 +1,6 @@
-"""Keeps a server's readiness true and its stages alive, and lets it finish its work before it ends.
+"""The supervisor of one server: restarts dead stages, keeps readiness truthful, and drains requests before a stop.
 
-The server itself does neither. When the process of a stage dies it stays "ready" and fails every request to that
+The server itself does none of this. When a stage's process dies, it stays "ready" and fails every request to that
 stage; when it is told to stop, requests between two stages fail.
 """
 
@@ -16,34 +16,32 @@ from cosmos_triton.serving.repository_api import ModelState, NoAnswerError, Refu
 from cosmos_triton.serving.stop_signals import StopSignals
 from cosmos_triton.serving.triton_server import StartError, TritonServer
 
-WATCH_SECONDS = 0.2  # between two looks at the stages' processes
-LIVE_SECONDS = 2  # between two questions whether the server answers
-SILENCES = 2  # unanswered ones in a row, of five seconds each, before the server is taken for hung
+POLL_SECONDS = 0.2  # between two polls of the stages' processes
+HEALTH_SECONDS = 2  # between two health checks of the server
+MAX_MISSED_CHECKS = 2  # in a row, each after a timeout of five seconds, before the server counts as hung
 LOAD_SECONDS, LOAD_ATTEMPTS = 900, 2
-RESTARTS, RESTART_WINDOW = 10, 600  # more restarts within as many seconds, and it is left to whoever runs this
+MAX_RESTARTS, RESTART_WINDOW = 10, 600  # seconds; with more restarts than that in the window, `serve` gives up
 START_ATTEMPTS = 3
-LONGEST_PAUSE = 8  # seconds before a restart, doubled from one restart in the window to the next
-DRAIN_SECONDS, DRAIN_STEP = 600, 0.02  # for pipelines under way: several of the largest model's
-LOST_SECONDS = 3  # a process that was told to end is seen as dead for some moments before its model is
-FINALIZE_SECONDS = 30  # for the other stages, which have nothing left to do
+MAX_BACKOFF = 8  # seconds before a restart; the pause doubles with each restart in the window
+DRAIN_SECONDS, DRAIN_STEP = 600, 0.02  # for running pipelines: enough for several of the largest model
+LOST_SECONDS = 3  # a process that was told to end is seen dead for some moments before its model is unavailable
+FINALIZE_SECONDS = 30  # for the other stages, which are idle by then
 
 
 class GaveUpError(CosmosError):
-    """The server needed more restarts than can help."""
+    """The server needed too many restarts."""
 
 
 class _NeedsRestartError(Exception):
-    """Why unloading and loading stages will not do."""
+    """Reloading stages is not enough; the message is the cause."""
 
 
 class Supervisor:
     """Watches one ready server.
 
     Args:
-        entry_models: what clients call, and what alone must stop to stop new work.
-        fatal_models: those whose death leaves requests that never end, unless the server is restarted: models that
-            answer from a thread of their own, for whose answer the server waits, and decoupled ones, since an error
-            behind other answers does not reach a pipeline.
+        entry_models: the models that clients call; unloading them stops new work.
+        fatal_models: models whose death leaves requests that never end unless the server is restarted.
     """
 
     def __init__(
@@ -61,41 +59,40 @@ class Supervisor:
         self._entry_models = entry_models
         self._fatal_models = fatal_models
         self._restarts: list[float] = []
-        self._silences = 0
-        self._next_live_question = 0.0
+        self._missed_checks = 0
+        self._next_health_check = 0.0
 
     def watch(self) -> NoReturn:
-        """Put right what goes wrong, until a signal raises Stopped.
+        """Poll, reload dead stages and restart a dead server, until a signal raises Stopped.
 
         Raises:
             GaveUpError: too many restarts.
         """
         while True:
-            self._stop.sleep(WATCH_SECONDS)
+            self._stop.sleep(POLL_SECONDS)
             try:
-                self._look()
+                self._poll()
             except (_NeedsRestartError, NoAnswerError, RefusedError) as cause:
                 self._restart(str(cause))
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if (code := self._server.exit_code) is not None:
             raise _NeedsRestartError(f"tritonserver ended with code {code}")
         if dead := self._server.dead_models():
-            self._revive(dead)
+            self._reload(dead)
         now = time.monotonic()
-        if now >= self._next_live_question:
-            self._silences = 0 if self._server.api.is_live() else self._silences + 1
-            self._next_live_question = now + LIVE_SECONDS
-        if self._silences >= SILENCES:
+        if now >= self._next_health_check:
+            self._missed_checks = 0 if self._server.api.is_live() else self._missed_checks + 1
+            self._next_health_check = now + HEALTH_SECONDS
+        if self._missed_checks >= MAX_MISSED_CHECKS:
             raise _NeedsRestartError("tritonserver does not answer")
 
-    def _revive(self, dead: Set[str]) -> None:
+    def _reload(self, dead: Set[str]) -> None:
         say(f"died: {', '.join(sorted(dead))}")
         if dead & self._fatal_models:
-            raise _NeedsRestartError("the requests that it held would never end")
+            raise _NeedsRestartError("its requests would never end")
         for model in dead:
-            # The load follows the unload at once, before it has ended: of a model whose unload has ended the server
-            # says that it is ready without it.
+            # Load before the unload has ended: once a model is unloaded, the server reports ready without it.
             self._server.retire(model)
             self._server.api.unload(model)
             self._load(model)
@@ -110,7 +107,7 @@ class Supervisor:
                 return
             except RefusedError as error:
                 reason = str(error)
-            except NoAnswerError:  # a large model takes longer than an answer may
+            except NoAnswerError:  # a large model takes longer to load than the timeout of a call
                 state = self._wait_for_load(model)
                 if state.name == "READY":
                     return
@@ -120,15 +117,15 @@ class Supervisor:
     def _wait_for_load(self, model: str) -> ModelState:
         deadline = time.monotonic() + LOAD_SECONDS
         while (state := self._server.api.states()[model]).name == "LOADING" and time.monotonic() < deadline:
-            self._stop.sleep(WATCH_SECONDS)
+            self._stop.sleep(POLL_SECONDS)
         return state
 
     def _restart(self, cause: str) -> None:
         for _ in range(START_ATTEMPTS):
             say(f"restarting the server: {cause}")
             self._server.kill()
-            self._stop.sleep(self._pause_before_restart(cause))
-            self._silences = 0
+            self._stop.sleep(self._backoff(cause))
+            self._missed_checks = 0
             try:
                 self._server.start(self._stop)
             except StartError as error:
@@ -138,20 +135,20 @@ class Supervisor:
             return
         raise GaveUpError(f"gave up after {START_ATTEMPTS} attempts to start the server: {cause}")
 
-    def _pause_before_restart(self, cause: str) -> int:
-        """Seconds: none for the first restart in a long time, more when one follows the other."""
+    def _backoff(self, cause: str) -> int:
+        """Seconds before the next restart: 0 for the first in the window, then 1, 3, 7 and at most MAX_BACKOFF."""
         now = time.monotonic()
         self._restarts = [moment for moment in self._restarts if moment > now - RESTART_WINDOW]
-        if len(self._restarts) >= RESTARTS:
-            raise GaveUpError(f"gave up after {RESTARTS} restarts in {RESTART_WINDOW // 60} minutes: {cause}")
+        if len(self._restarts) >= MAX_RESTARTS:
+            raise GaveUpError(f"gave up after {MAX_RESTARTS} restarts in {RESTART_WINDOW // 60} minutes: {cause}")
         self._restarts.append(now)
-        return min(2 ** (len(self._restarts) - 1) - 1, LONGEST_PAUSE)
+        return min(2 ** (len(self._restarts) - 1) - 1, MAX_BACKOFF)
 
     def drain(self) -> bool:
-        """Refuse new work, finish what is under way, and end the server.
+        """Refuse new requests, finish the running ones, and stop the server.
 
         Returns:
-            Whether everything was finished.
+            Whether all of them finished.
 
         Raises:
             Stopped: another signal came.
@@ -161,7 +158,7 @@ class Supervisor:
         say("stopping: finishing what is under way")
         try:
             finished = self._finish(self._entry_models, seconds=DRAIN_SECONDS)
-            # The server's own stop gives its time to clients that keep an idle connection open, and none to stages.
+            # A server that is told to stop waits for idle client connections, and does not wait for its stages.
             finished = finished and self._finish(self._models, seconds=FINALIZE_SECONDS)
         except (NoAnswerError, RefusedError):
             finished = False
@@ -184,5 +181,5 @@ class Supervisor:
 
 
 def say(text: str) -> None:
-    """A line of this process, in the log of the server."""
+    """Write one line of this process into the server's log."""
     print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} serve: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""One tritonserver with its stages' processes: started, watched from outside, and ended without a trace."""
+"""One tritonserver process with its stages' processes: start, observe, stop, and remove all that it leaves."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosmos_triton.runtime.errors import CosmosError
-from cosmos_triton.serving.processes import arguments_of, children_of, die_with_parent, is_alive, kill_group
+from cosmos_triton.runtime.processes import is_alive
+from cosmos_triton.serving.processes import arguments_of, children_of, die_with_parent, kill_group
 from cosmos_triton.serving.repository_api import KEY_HEADER, RESTRICTED, RepositoryApi
 from cosmos_triton.serving.server_binary import ServerBinary
 from cosmos_triton.serving.server_log import ServerLog
 from cosmos_triton.serving.stop_signals import StopSignals
 
-START_SECONDS = 1800  # to load every stage
-EXIT_SECONDS = 1  # to end, when no model is left
-KILL_SECONDS = 5  # for the system to remove killed processes
+START_SECONDS = 1800  # timeout to load every stage
+EXIT_SECONDS = 1  # timeout to exit when no model is left
+KILL_SECONDS = 5  # timeout for killed processes to disappear
 POLL_SECONDS = 0.1
 SHARED_MEMORY = Path("/dev/shm")
-# torch's allocator: GPU memory that grows by pages leaves little of it idle between tensors.
+# torch's allocator: segments that grow by pages have little fragmentation.
 ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
@@ -39,11 +40,11 @@ class Addresses:
 
     @property
     def reachable_host(self) -> str:
-        """Where this machine finds the server."""
+        """The server's address on this machine."""
         return "127.0.0.1" if self.host == "0.0.0.0" else self.host
 
     def check_free(self) -> None:
-        """Raises StartError where something listens already, so that nobody takes another server for this one."""
+        """Raises StartError where a port is in use, so that another server is not taken for this one."""
         for name in ("http_port", "grpc_port", "metrics_port"):
             port = getattr(self, name)
             with socket.socket() as probe:
@@ -59,11 +60,14 @@ class Addresses:
 
 
 class TritonServer:
-    """The server of one folder of models, whose stages meet in the folder `jobs`. `libraries` is a folder for what the
-    stages' processes are to find before the system's libraries.
+    """The server of one folder of models.
 
-    A server and its Python stubs are one process group, and their shared memory has a prefix of its own: whatever
-    becomes of them, `kill` finds it all.
+    The server and its Python stubs are one process group, and their shared memory has a unique prefix, so `kill` can
+    remove all of it in any state.
+
+    Args:
+        jobs: where stages and pipeline exchange progress and cancellation.
+        libraries: a folder for shared libraries that the stages load before the system's.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class TritonServer:
             f"--model-repository={models}",
             f"--backend-directory={binary.backends}",
             f"--cache-directory={binary.caches}",
-            # Every configuration is complete; completing it would start each stage twice.
+            # Every configuration is complete; auto-completion would start each stage twice.
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",
             "--load-model=*",
@@ -103,10 +107,10 @@ class TritonServer:
             f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}={key}",
             f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}={key}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
-            # A stage's interpreter may take its time to start, when a dozen do at once on a cold disk.
+            # A dozen interpreters that start at once from a cold disk take long.
             "--backend-config=python,stub-timeout-seconds=120",
             "--log-format=ISO8601",
-            # Stages hand each other tensors in shared memory: no pool of the server's own is of use.
+            # Stages exchange tensors in shared memory: the server's own memory pools are not used.
             "--pinned-memory-pool-byte-size=0",
             *(["--cuda-memory-pool-byte-size=0:0"] if has_gpu else ["--allow-gpu-metrics=false"]),
             *options,
@@ -118,7 +122,7 @@ class TritonServer:
 
     @property
     def exit_code(self) -> int | None:
-        """Of a server that has ended by itself; negative is the signal that ended it."""
+        """The exit code of a server that has ended; negative for a signal."""
         return self._process.poll() if self._process else None
 
     @property
@@ -129,7 +133,7 @@ class TritonServer:
         """Start the server and return when it is ready.
 
         Raises:
-            StartError: a model could not be loaded, or the server ended, or took too long. Nothing is left of it.
+            StartError: a model could not be loaded, or the server ended or was not ready in time. It has been killed.
         """
         try:
             self._start(stop)
@@ -146,7 +150,7 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            process_group=0,  # a Ctrl-C is for this process alone, which then drains
+            process_group=0,  # Ctrl-C signals this process only, which then drains
             preexec_fn=die_with_parent,
         )
         assert self._process.stdout
@@ -169,7 +173,7 @@ class TritonServer:
         return f"tritonserver: {self._log.last_error or f'ended with code {self.exit_code}'}"
 
     def find_stubs(self) -> None:
-        """Note the processes that the stages run in now."""
+        """Record the current processes of the stages."""
         assert self._process
         children = children_of(self._process.pid)
         self._retired.intersection_update(children)
@@ -177,29 +181,29 @@ class TritonServer:
         self._stubs = {pid: model for pid, model in stubs.items() if model}
 
     def retire(self, model: str) -> None:
-        """Expect the processes of `model` to end: those that live may have requests to finish."""
+        """Stop observing the processes of `model`: they end when their requests have finished."""
         self._retired.update(pid for pid, name in self._stubs.items() if name == model)
 
     def _model_of(self, arguments: list[str]) -> str | None:
-        """The model that a stub was started for: the path of its model.py is among the arguments."""
+        """The model of a stub process, from the path of its model.py among the arguments."""
         paths = (Path(argument) for argument in arguments)
         return next((path.relative_to(self._models).parts[0] for path in paths if self._models in path.parents), None)
 
     def dead_models(self) -> set[str]:
-        """Models of which a process has ended since it was noted."""
+        """Models with a process that has ended since `find_stubs`."""
         return {model for pid, model in self._stubs.items() if not is_alive(pid)}
 
     def stop(self, stop: StopSignals) -> None:
-        """Let a server that has no model left end by itself, as far as it does."""
+        """Ask a server without models to exit, and kill it if it does not in time."""
         if self._process and self.is_running:
             self._process.terminate()
-            deadline = time.monotonic() + EXIT_SECONDS + 2  # it counts in whole seconds
+            deadline = time.monotonic() + EXIT_SECONDS + 2  # the server counts in whole seconds
             while self.is_running and time.monotonic() < deadline:
                 stop.sleep(POLL_SECONDS)
         self.kill()
 
     def kill(self) -> None:
-        """End every process of the server, now, and remove the shared memory and the jobs that it left."""
+        """Kill every process of the server and remove its shared memory and its jobs."""
         if self._process:
             self._process.kill()
             self._process.wait()

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import SiglipConfig, SiglipModel
 
+from cosmos_triton.networks import siglip
 from cosmos_triton.networks.video_safety import PRESETS, VideoSafety
 from cosmos_triton.tiny.transformers_folder import write_model
 
 CLASS = "Violence"  # what the pattern is taken for
 THRESHOLD = 0.35  # mean yellow and mean blue of a frame; in the pattern both are 1/2
-IMAGE_SIZE, PATCH_SIZE = 64, 4
+IMAGE_SIZE, PATCH_SIZE = siglip.PRESETS["tiny"].image_size, siglip.PRESETS["tiny"].patch_size
 CELLS = 4  # of the pattern, in either direction
 
 # Channels of the encoder.

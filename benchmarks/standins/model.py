@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb
 from cosmos_triton.guardrail.judgement import VIDEO_PANEL, Judgement
 from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.pipeline.responses import answer_each
-from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.settings import Settings, parameters_of
 from cosmos_triton.pipeline.tensors import array, optional_array, string_tensor
 from cosmos_triton.runtime.media.encode import FPS
 from cosmos_triton.tiny.sample_media import EVENING, draw
@@ -26,7 +26,7 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = Settings.read(args)
         self.deployment, self.jobs = settings.deployment, settings.jobs
-        self.seconds = float(settings.parameters["standin_seconds"])
+        self.seconds = float(parameters_of(args)["standin_seconds"])
         self.name, self.answer = settings.name, getattr(self, settings.name)
         if settings.name in ("diffusion_decoder", "video_tokenizer_decoder"):
             self.clip = np.stack([draw(i / FPS, EVENING) for i in range(self.deployment.frames)])  # [T, H, W, 3]

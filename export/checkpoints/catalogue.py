@@ -43,6 +43,7 @@ SIGLIP = "google/siglip-so400m-patch14-384"
 STATISTICS_FRAMES = 16  # latent frames that mean_std.pt has numbers for
 
 NeededBy = Callable[[Deployment], bool]
+PresetOf = Callable[[Deployment], str]
 ShapesOf = Callable[[Path, Deployment], Shapes]
 
 
@@ -90,9 +91,9 @@ def _network_shapes(build: Callable[[Any], nn.Module], config: Any) -> Shapes:
         return network_shapes(build(config))
 
 
-def _preset(build: Callable[[Any], nn.Module], presets: dict[str, Any], field: str) -> ShapesOf:
-    """Shapes of the network whose preset stands in `field` of a deployment."""
-    return lambda _, deployment: _network_shapes(build, presets[getattr(deployment, field)])
+def _preset(build: Callable[[Any], nn.Module], presets: dict[str, Any], preset_of: PresetOf) -> ShapesOf:
+    """Shapes of the network that a deployment has a preset of."""
+    return lambda _, deployment: _network_shapes(build, presets[preset_of(deployment)])
 
 
 def _statistics(_: Path, deployment: Deployment) -> Shapes:
@@ -132,16 +133,16 @@ def _configured(path: Path, build: Callable[[dict[str, Any]], nn.Module]) -> Sha
         raise CheckpointError(f"{path}: not a configuration of the model: {error}") from error
 
 
-def _tokenizer(target: str, build: Callable[[Any], nn.Module], field: str, needed_by: NeededBy) -> Checkpoint:
+def _tokenizer(target: str, build: Callable[[Any], nn.Module], preset_of: PresetOf, needed_by: NeededBy) -> Checkpoint:
     source = target.replace(".safetensors", ".jit")
-    return Checkpoint(target, torch_file(source), _preset(build, tokenizer.PRESETS, field), needed_by)
+    return Checkpoint(target, torch_file(source), _preset(build, tokenizer.PRESETS, preset_of), needed_by)
 
 
 def _ar_model(deployment: Deployment) -> Checkpoint:
     return Checkpoint(
         f"{deployment.ar_folder}/{paths.WEIGHTS}",
         torch_file(f"{deployment.ar_folder}/model.pt"),
-        _preset(ar_transformer.ARTransformer, ar_config.PRESETS, "ar_preset"),
+        _preset(ar_transformer.ARTransformer, ar_config.PRESETS, lambda d: d.ar_preset),
         _only(deployment),
     )
 
@@ -150,10 +151,10 @@ _DIFFUSION = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8"
 
 CHECKPOINTS: tuple[Checkpoint, ...] = (
     *(_ar_model(deployment) for deployment in DEPLOYMENTS.values()),
-    _tokenizer(paths.DISCRETE_ENCODER, tokenizer.DiscreteEncoder, "discrete_tokenizer", _every),
-    _tokenizer(paths.DISCRETE_DECODER, tokenizer.DiscreteDecoder, "discrete_tokenizer", _every),
-    _tokenizer(paths.CONTINUOUS_ENCODER, tokenizer.ContinuousEncoder, "continuous_tokenizer", _none),
-    _tokenizer(paths.CONTINUOUS_DECODER, tokenizer.ContinuousDecoder, "continuous_tokenizer", _every),
+    _tokenizer(paths.DISCRETE_ENCODER, tokenizer.DiscreteEncoder, lambda d: d.discrete_tokenizer, _every),
+    _tokenizer(paths.DISCRETE_DECODER, tokenizer.DiscreteDecoder, lambda d: d.discrete_tokenizer, _every),
+    _tokenizer(paths.CONTINUOUS_ENCODER, tokenizer.ContinuousEncoder, lambda d: d.continuous_tokenizer, _none),
+    _tokenizer(paths.CONTINUOUS_DECODER, tokenizer.ContinuousDecoder, lambda d: d.continuous_tokenizer, _every),
     Checkpoint(
         paths.LATENT_STATISTICS,
         torch_file("Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.pt", items=("mean", "std")),
@@ -163,14 +164,16 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     Checkpoint(
         paths.DIFFUSION_DECODER,
         torch_file(f"{_DIFFUSION}/model.pt"),
-        _preset(diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, "diffusion_decoder"),
+        _preset(
+            diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, lambda d: d.diffusion_decoder
+        ),
         _every,
     ),
     Checkpoint(paths.GENERIC_PROMPT, torch_file(f"{_DIFFUSION}/aux_vars.pt"), _context, _every),
     Checkpoint(
         f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}",
         transformers_folder(T5, T5),
-        _preset(text_encoder.build_text_encoder, text_encoder.PRESETS, "text_encoder"),
+        _preset(text_encoder.build_text_encoder, text_encoder.PRESETS, lambda d: d.text_encoder),
         _video2world,
     ),
     Checkpoint(
@@ -192,13 +195,13 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     Checkpoint(
         paths.VIDEO_SAFETY,
         torch_file(f"{GUARDRAIL}/video_content_safety_filter/safety_filter.pt"),
-        _preset(video_safety.VideoSafety, video_safety.PRESETS, "video_safety"),
+        _preset(video_safety.VideoSafety, video_safety.PRESETS, lambda d: d.video_safety),
         _every,
     ),
     Checkpoint(
         paths.FACE_DETECTOR,
         torch_file(f"{GUARDRAIL}/face_blur_filter/Resnet50_Final.pth"),
-        _preset(retinaface.RetinaFace, retinaface.PRESETS, "face_detector"),
+        _preset(retinaface.RetinaFace, retinaface.PRESETS, lambda d: d.face_detector),
         _every,
     ),
 )

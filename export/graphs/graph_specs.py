@@ -1,4 +1,4 @@
-"""Every graph that can be exported, in one table: network, weights, inputs, outputs, and how close it must be to torch.
+"""The table of graphs that can be exported: network, weights, inputs, outputs, and tolerance against torch.
 
 Legend: B batch, T frames, H, W pixels, h, w token grid, S side of SigLIP's input.
 """
@@ -21,13 +21,13 @@ from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion.windows import WINDOW
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
-from cosmos_triton.tiny.siglip import CELLS
 
 Shapes = list[list[int]]
 Samples = tuple[Tensor, ...]
 MakeSample = Callable[[Path, Deployment, int], Samples]
 
 NOISE_LEVEL = "noise_level"
+CELLS = 4  # of the checkerboard, in either direction
 SHORT_PROMPT = 7  # tokens
 SMALL_GRID = (6, 8)  # of denoising: a clip's own grid would take the 7B network an hour on a CPU
 
@@ -49,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A network that is loaded as it runs; for small ones of several files."""
+    """A network that is loaded the way its stage loads it; for small ones of several files."""
 
     load: Callable[[Path, Deployment, str], nn.Module]
     files: tuple[str, ...]
@@ -62,17 +62,17 @@ Source = Stored | Whole
 class GraphSpec:
     """One graph.
 
-    preset: the field of a deployment that names the network.
-    inputs: in the order of the network's forward; the axes that are of any length, with a name.
-    sample: random inputs of a size, always the same. The size is the batch, but for the discrete encoder, which is
-        called with one clip at a time, the number of frames.
-    sizes: the least, the usual and the largest that the stage calls it with. Guidance doubles the batch of denoising.
-    traced: the size that stands for all when the network is traced; none of its axes may be 1.
+    network_name: the preset of a deployment's network.
+    inputs: in the order of the network's forward, each with its dynamic axes and their names.
+    sample: random inputs of a size, from a fixed seed. The size is the batch; of the discrete encoder, which is called
+        with one clip at a time, it is the number of frames.
+    sizes: min, opt and max that the stage calls it with. Guidance doubles the batch of denoising.
+    traced: the size that the network is traced with; none of its dynamic axes may be 1.
     served: a sample of the shapes that the stage calls it with, where those of `sample` are smaller.
     tolerance: of fp32 against torch: the largest difference relative to the largest value, or the share of tokens.
     """
 
-    preset: str
+    network_name: Callable[[Deployment], str]
     source: Source
     inputs: dict[str, dict[int, str]]
     outputs: tuple[str, ...]
@@ -82,11 +82,8 @@ class GraphSpec:
     served: MakeSample | None = None
     tolerance: float = 1e-4
 
-    def network_name(self, deployment: Deployment) -> str:
-        return getattr(deployment, self.preset)
-
     def profiles(self, directory: Path, deployment: Deployment) -> dict[str, Shapes]:
-        """For each input its shapes at the three sizes, as the stage calls it."""
+        """The min, opt and max shape of each input, as the stage calls it."""
         sample = self.served or self.sample
         by_size = [[list(x.shape) for x in sample(directory, deployment, size)] for size in self.sizes]
         return {name: [shapes[i] for shapes in by_size] for i, name in enumerate(self.inputs)}
@@ -146,7 +143,7 @@ def _latents(_: Path, deployment: Deployment, batch: int) -> Samples:
 
 
 def _squares(directory: Path, _: Deployment, batch: int) -> Samples:
-    """Noise, and every other one the pattern that the tiny classifier takes for unsafe: yellow and blue cells."""
+    """Noise, and every other one a checkerboard of yellow and blue, which the tiny classifier takes for unsafe."""
     side = SiglipVisionConfig.from_pretrained(directory / paths.VIDEO_SAFETY_ENCODER).image_size
     pixels = _normal(batch, tokenizer.PIXEL_CHANNELS, side, side).clamp(-1, 1)
     row, column = torch.meshgrid(*[torch.arange(side) * CELLS // side] * 2, indexing="ij")
@@ -161,7 +158,7 @@ def _frames(_: Path, deployment: Deployment, batch: int) -> Samples:
 
 SPECS: dict[str, GraphSpec] = {
     "text_encoder": GraphSpec(
-        preset="text_encoder",
+        network_name=lambda deployment: deployment.text_encoder,
         source=Stored(text_encoder.build_text_encoder, text_encoder.PRESETS, f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}"),
         inputs={"input_ids": BATCH, "attention_mask": BATCH},
         outputs=("hidden_states",),
@@ -169,7 +166,7 @@ SPECS: dict[str, GraphSpec] = {
         sizes=(1, 1, 8),
     ),
     "discrete_encoder": GraphSpec(
-        preset="discrete_tokenizer",
+        network_name=lambda deployment: deployment.discrete_tokenizer,
         source=Stored(tokenizer.DiscreteEncoder, tokenizer.PRESETS, paths.DISCRETE_ENCODER),
         inputs={"video": {2: "frames"}},
         outputs=("tokens",),
@@ -179,7 +176,7 @@ SPECS: dict[str, GraphSpec] = {
         tolerance=1e-3,  # a latent between two levels may be rounded to the other one
     ),
     "discrete_decoder": GraphSpec(
-        preset="discrete_tokenizer",
+        network_name=lambda deployment: deployment.discrete_tokenizer,
         source=Stored(tokenizer.DiscreteDecoder, tokenizer.PRESETS, paths.DISCRETE_DECODER),
         inputs={"tokens": BATCH},
         outputs=("video",),
@@ -187,7 +184,7 @@ SPECS: dict[str, GraphSpec] = {
         sizes=(1, 1, 1),
     ),
     "denoising_step": GraphSpec(
-        preset="diffusion_decoder",
+        network_name=lambda deployment: deployment.diffusion_decoder,
         source=Stored(
             diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, paths.DIFFUSION_DECODER
         ),
@@ -204,7 +201,7 @@ SPECS: dict[str, GraphSpec] = {
         served=lambda _, deployment, batch: _noisy(deployment, batch, _clip_grid(deployment)),
     ),
     "continuous_decoder": GraphSpec(
-        preset="continuous_tokenizer",
+        network_name=lambda deployment: deployment.continuous_tokenizer,
         source=Stored(tokenizer.ContinuousDecoder, tokenizer.PRESETS, paths.CONTINUOUS_DECODER),
         inputs={"latents": BATCH},
         outputs=("video",),
@@ -212,7 +209,7 @@ SPECS: dict[str, GraphSpec] = {
         sizes=(1, 1, 4),
     ),
     "content_classifier": GraphSpec(
-        preset="video_safety",
+        network_name=lambda deployment: deployment.video_safety,
         source=Whole(load_content_classifier, (f"{paths.VIDEO_SAFETY_ENCODER}/{paths.WEIGHTS}", paths.VIDEO_SAFETY)),
         inputs={"pixels": BATCH},
         outputs=("logits",),
@@ -220,7 +217,7 @@ SPECS: dict[str, GraphSpec] = {
         sizes=(1, 8, 8),
     ),
     "face_detector": GraphSpec(
-        preset="face_detector",
+        network_name=lambda deployment: deployment.face_detector,
         source=Stored(retinaface.RetinaFace, retinaface.PRESETS, paths.FACE_DETECTOR),
         inputs={"pixels": BATCH},
         outputs=("loc", "conf", "landms"),

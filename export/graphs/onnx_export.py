@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from cosmos_triton.export.checkpoints.manifest import Manifest, sha256_of
 from cosmos_triton.export.graphs.graph_specs import SPECS, GraphSpec, Stored, in_precision
 from cosmos_triton.export.graphs.onnx_graph import OPSET, export_graph
-from cosmos_triton.runtime.backends.graphs import GRAPHS, ONNXRUNTIME, EngineError, ExportedStage, GraphRecord, Port
-from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxEngine
+from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, BackendError, ExportedStage, GraphRecord, Port
+from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.stages import GRAPHS
 
 PACKAGES = ("cosmos-triton", "torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -32,15 +33,16 @@ def export_onnx(
     graphs: Sequence[str] | None = None,
     compare: bool = True,
 ) -> None:
-    """Write the graphs of a stage below `root`, and say of each in one line what it is.
+    """Write the graphs of a stage below `root`, and print one line for each.
 
     Args:
-        graphs: those of the stage that are wanted; all when None.
-        compare: False where the weights are without meaning, or larger than memory: the record then says so.
+        graphs: which of the stage's; all when None.
+        compare: whether to compare with torch; False for random weights, or weights larger than memory. The record
+            then has no error.
 
     Raises:
         CheckpointError: a checkpoint file is missing, or is not the network's.
-        EngineError: a graph's outputs are not torch's. What was written has no record, and is not served.
+        BackendError: a graph's outputs are not torch's. What was written has no record, and is not served.
     """
     exported = ExportedStage.below(root, stage, ONNXRUNTIME)
     exported.folder.mkdir(parents=True, exist_ok=True)
@@ -54,10 +56,10 @@ def export_onnx(
             sizes = sorted({spec.sizes[0], spec.traced})
             samples = [spec.sample(checkpoint_dir, deployment, size) for size in sizes]
             expected = torch_outputs(spec, checkpoint_dir, deployment, torch.float32, samples, "cpu")
-            engine = OnnxEngine(path, threads=torch.get_num_threads(), pack_weights=False)
-            found = [engine.run(dict(zip(spec.inputs, sample, strict=True))) for sample in samples]
+            backend = OnnxRuntimeBackend(path, threads=torch.get_num_threads(), pack_weights=False)
+            found = [backend.run(dict(zip(spec.inputs, sample, strict=True))) for sample in samples]
             error = require_equal(path, expected, found, spec.tolerance)
-            del engine
+            del backend
         graph_record(spec, checkpoint_dir, deployment, torch.float32, path, error).write(exported.record_file(graph))
         size = sum(file.stat().st_size for file in exported.folder.glob(f"{path.name}*"))
         compared = "not compared" if error is None else f"largest error {error:.1e}, at most {spec.tolerance:.0e}"
@@ -73,7 +75,7 @@ def torch_outputs(
     samples: Sequence[Sequence[Tensor]],
     device: str,
 ) -> list[dict[str, Tensor]]:
-    """What the torch module makes of each of `samples`. It is not kept."""
+    """The outputs of the torch module for each of `samples`. The module is not kept."""
     source = spec.source
     network: nn.Module
     if isinstance(source, Stored):
@@ -92,13 +94,13 @@ def torch_outputs(
 def require_equal(
     path: Path, expected: Sequence[Mapping[str, Tensor]], found: Sequence[Mapping[str, Tensor]], tolerance: float
 ) -> float:
-    """The largest error of all outputs. EngineError where it is more than `tolerance`, or not a number."""
+    """The largest error of all outputs. BackendError where it is more than `tolerance`, or not a number."""
     largest = 0.0
     for theirs, ours in zip(expected, found, strict=True):
         for name, reference in theirs.items():
             error = _error(reference, ours[name])
             if not error <= tolerance:
-                raise EngineError(f"{path}: {name} is {error:.1e} off what torch computes; accepted: {tolerance:.0e}")
+                raise BackendError(f"{path}: {name} is {error:.1e} off what torch computes; accepted: {tolerance:.0e}")
             largest = max(largest, error)
     return largest
 
@@ -120,7 +122,7 @@ def graph_record(
     path: Path,
     largest_error: float | None,
 ) -> GraphRecord:
-    """Of the ONNX graph at `path`."""
+    """The record of the ONNX graph at `path`."""
     sample = in_precision(spec, spec.sample(checkpoint_dir, deployment, spec.traced), dtype)
     graph = onnx.load(path, load_external_data=False).graph
     symbols = {

@@ -1,4 +1,4 @@
-"""TensorRT at build time; with runtime/backends/tensorrt_backend.py all that touches the package `tensorrt`.
+"""TensorRT at build time. Only this module and runtime/backends/tensorrt_backend.py use the package `tensorrt`.
 
 Written for TensorRT 11, whose networks are strongly typed: a plan computes in the types of its graph.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cosmos_triton.runtime.backends.graphs import EngineError
+from cosmos_triton.runtime.backends.graphs import BackendError
 from cosmos_triton.runtime.backends.tensorrt_backend import require_tensorrt
 
 
@@ -16,11 +16,11 @@ def build_plan(graph: Path, plan_file: Path, profiles: Mapping[str, list[list[in
     """Write the plan of an ONNX graph for the current GPU.
 
     Args:
-        profiles: the least, the usual and the largest shape of every input.
-        timing_cache: what is measured of the GPU's kernels, kept from one build to the next.
+        profiles: the min, opt and max shape of every input.
+        timing_cache: file of kernel timings, kept from one build to the next.
 
     Raises:
-        EngineError: TensorRT cannot read the graph, or build a plan of it.
+        BackendError: TensorRT cannot read the graph, or build a plan of it.
     """
     trt = require_tensorrt()
     logger = trt.Logger(trt.Logger.WARNING)
@@ -28,12 +28,12 @@ def build_plan(graph: Path, plan_file: Path, profiles: Mapping[str, list[list[in
     network = builder.create_network()
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):  # by name: it looks for weights beside the file
-        raise EngineError(f"{graph}: TensorRT cannot read it: {parser.get_error(0).desc()}")
+        raise BackendError(f"{graph}: TensorRT cannot read it: {parser.get_error(0).desc()}")
 
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
-    for name, (least, usual, largest) in profiles.items():
-        profile.set_shape(name, tuple(least), tuple(usual), tuple(largest))
+    for name, (min_shape, opt_shape, max_shape) in profiles.items():
+        profile.set_shape(name, tuple(min_shape), tuple(opt_shape), tuple(max_shape))
     config.add_optimization_profile(profile)
     cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.exists() else b"")
     if cache is None or not config.set_timing_cache(cache, False):  # of another GPU or version
@@ -42,6 +42,6 @@ def build_plan(graph: Path, plan_file: Path, profiles: Mapping[str, list[list[in
 
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"{graph}: TensorRT cannot build a plan; its log says why")
+        raise BackendError(f"{graph}: TensorRT cannot build a plan; its log says why")
     plan_file.write_bytes(memoryview(plan))
     timing_cache.write_bytes(memoryview(cache.serialize()))

@@ -14,10 +14,10 @@ from cosmos_triton.export.graphs import tensorrt_builder
 from cosmos_triton.export.graphs.graph_specs import SPECS, in_precision
 from cosmos_triton.export.graphs.onnx_export import graph_record, require_equal, torch_outputs
 from cosmos_triton.export.graphs.onnx_graph import export_graph
-from cosmos_triton.planning.memory_plan import PRECISION
 from cosmos_triton.runtime.backends import tensorrt_backend
-from cosmos_triton.runtime.backends.graphs import GRAPHS, TENSORRT, EngineError, ExportedStage
+from cosmos_triton.runtime.backends.graphs import TENSORRT, BackendError, ExportedStage
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.stages import GRAPHS, STAGES
 
 DEVICE = "cuda"
 # Of inputs, outputs and the torch module that the plan is compared with.
@@ -38,19 +38,19 @@ def export_tensorrt(
     precision: str | None = None,
     graphs: Path | None = None,
 ) -> None:
-    """Build the plans of a stage below `root`, and say of each in one line what it is.
+    """Build the plans of a stage below `root`, and print one line for each.
 
     Args:
-        precision: fp32, bf16, fp16 or fp8; when None, what torch runs the stage in.
+        precision: fp32, bf16, fp16 or fp8; when None, the stage's own with torch.
         graphs: a folder of ONNX graphs to build from, <graph>.onnx; without it they are exported, and not kept.
 
     Raises:
         CheckpointError: a checkpoint file is missing, or is not the network's.
-        EngineError: there is no GPU or no TensorRT, a plan cannot be built, or its outputs are not torch's.
+        BackendError: there is no GPU or no TensorRT, a plan cannot be built, or its outputs are not torch's.
     """
-    precision = precision or PRECISION.get(stage, "bf16")
+    precision = precision or STAGES[stage].gpu_precision
     if precision == "fp8" and graphs is None:
-        raise EngineError(
+        raise BackendError(
             "--precision: value fp8; accepted: with --graphs DIR, a folder of graphs that were quantised to fp8 "
             "(by NVIDIA's Model Optimizer, say), since scales must be measured on real clips"
         )
@@ -68,19 +68,19 @@ def export_tensorrt(
             if graphs is None:
                 export_graph(spec, checkpoint_dir, deployment, dtype, onnx)
             elif not onnx.is_file():
-                raise EngineError(f"{onnx}: no such graph")
+                raise BackendError(f"{onnx}: no such graph")
             record = graph_record(spec, checkpoint_dir, deployment, dtype, onnx, None)
             tensorrt_builder.build_plan(onnx, path, profiles, root / TIMING_CACHE)
         seconds = time.monotonic() - began
 
-        usual = (spec.served or spec.sample)(checkpoint_dir, deployment, spec.sizes[1])
-        samples = [tuple(tensor.to(DEVICE) for tensor in in_precision(spec, usual, dtype))]
+        sample = (spec.served or spec.sample)(checkpoint_dir, deployment, spec.sizes[1])
+        samples = [tuple(tensor.to(DEVICE) for tensor in in_precision(spec, sample, dtype))]
         expected = torch_outputs(spec, checkpoint_dir, deployment, dtype, samples, DEVICE)
-        engine = tensorrt_backend.TensorrtEngine(path)
-        found = [engine.run(dict(zip(spec.inputs, sample, strict=True))) for sample in samples]
+        backend = tensorrt_backend.TensorrtBackend(path)
+        found = [backend.run(dict(zip(spec.inputs, sample, strict=True))) for sample in samples]
         tolerance = TOLERANCES[precision] if expected[0][spec.outputs[0]].is_floating_point() else TOKEN_TOLERANCE
         error = require_equal(path, expected, found, tolerance)
-        del engine, expected, found
+        del backend, expected, found
         record = replace(
             record,
             precision="float8" if precision == "fp8" else record.precision,

@@ -1,1 +1,1 @@
-"""What runs a network: torch, ONNX Runtime or TensorRT."""
+"""Backends that run a network: torch, ONNX Runtime or TensorRT."""

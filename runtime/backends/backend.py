@@ -1,4 +1,4 @@
-"""Engines: what runs a network. Stage libraries call a `Runnable` and do not know which engine is behind it."""
+"""Backends: what runs a network. Stage libraries call a `Runnable` and do not know which backend is behind it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, EngineError, ExportedStage, Port
+from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, BackendError, ExportedStage, Port
 
 Config = TypeVar("Config")
 Config_co = TypeVar("Config_co", covariant=True)
 
 
 class Runnable(Protocol[Config_co]):
-    """A network that can be called: a torch module, or the graph of one in another engine.
+    """A callable network: a torch module, or its exported graph in another backend.
 
-    It takes tensors of its `dtype` on its `device`, in the order of the module's forward, and returns what that does.
+    It takes tensors of its `dtype` on its `device`, in the order of the module's forward, and has the same outputs.
     """
 
     @property
@@ -32,17 +32,17 @@ class Runnable(Protocol[Config_co]):
     def __call__(self, *inputs: Tensor) -> Any: ...
 
 
-class Engine(Protocol):
-    """Named tensors in, named tensors out, of the dtypes that the graph says; on whatever device they come."""
+class Backend(Protocol):
+    """One graph, loaded. Named tensors in and out, of the graph's dtypes and on any device."""
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 class GraphNetwork(Generic[Config]):
-    """A graph in its engine, called like the torch module that it was exported from."""
+    """A graph in its backend, called like the torch module that it was exported from."""
 
-    def __init__(self, engine: Engine, inputs: Mapping[str, Port], config: Config, precision: str, device: str):
-        self._engine = engine
+    def __init__(self, backend: Backend, inputs: Mapping[str, Port], config: Config, precision: str, device: str):
+        self._backend = backend
         self._inputs = inputs
         self.config = config
         self.dtype: torch.dtype = getattr(torch, precision)
@@ -53,7 +53,7 @@ class GraphNetwork(Generic[Config]):
             name: tensor.to(getattr(torch, port.dtype))
             for (name, port), tensor in zip(self._inputs.items(), inputs, strict=True)
         }
-        outputs = tuple(tensor.to(self.device) for tensor in self._engine.run(named).values())
+        outputs = tuple(tensor.to(self.device) for tensor in self._backend.run(named).values())
         return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -61,27 +61,27 @@ def open_graph(stage: ExportedStage, graph: str, config: Config, device: str) ->
     """The graph of a stage, ready to run.
 
     Raises:
-        EngineError: it is missing or damaged, its engine is not installed, or it was built for another GPU or version.
+        BackendError: it is missing or damaged, its backend is not installed, or it is for another GPU or version.
     """
     record = stage.record(graph)
-    engine: Engine
-    if stage.engine == ONNXRUNTIME:
-        from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxEngine
+    backend: Backend
+    if stage.backend == ONNXRUNTIME:
+        from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 
-        engine = OnnxEngine(stage.file(graph), threads=torch.get_num_threads())
+        backend = OnnxRuntimeBackend(stage.file(graph), threads=torch.get_num_threads())
     else:
         from cosmos_triton.runtime.backends import tensorrt_backend
 
         check_target(stage, graph)
-        engine = tensorrt_backend.TensorrtEngine(stage.file(graph))
+        backend = tensorrt_backend.TensorrtBackend(stage.file(graph))
     precision = "bfloat16" if record.precision == "float8" else record.precision
-    return GraphNetwork(engine, record.inputs, config, precision, device)
+    return GraphNetwork(backend, record.inputs, config, precision, device)
 
 
 def check_target(stage: ExportedStage, graph: str) -> None:
-    """EngineError unless the plan was built for this GPU and this TensorRT."""
+    """Raises BackendError unless the plan was built for this GPU and this TensorRT."""
     from cosmos_triton.runtime.backends import tensorrt_backend
 
     built_for, here = stage.record(graph).target, tensorrt_backend.current_target()
     if built_for != here:
-        raise EngineError(f"{stage.file(graph)}: built for {built_for}; accepted: {here}, as here; export it again")
+        raise BackendError(f"{stage.file(graph)}: built for {built_for}; accepted: {here}, as here; export it again")

@@ -1,7 +1,7 @@
-"""Graphs: networks of stateless stages as other engines than torch run them, and what is recorded of each.
+"""Exported graphs: networks of stateless stages for ONNX Runtime and TensorRT, and the record of each.
 
-A stage's graphs for one engine lie in one folder, a file a network with a JSON record beside it. No torch here: the
-command line reads the names.
+The graphs of one stage for one backend are in one folder: a file a network, with a JSON record beside it. No torch
+here: the command line reads the names.
 """
 
 from __future__ import annotations
@@ -12,25 +12,15 @@ from pathlib import Path
 
 from cosmos_triton.runtime.errors import CosmosError
 
-TORCH, ONNXRUNTIME, TENSORRT = ENGINES = ("torch", "onnxruntime", "tensorrt")
+TORCH, ONNXRUNTIME, TENSORRT = BACKENDS = ("torch", "onnxruntime", "tensorrt")
 
-# The networks of each stage that can run as a graph. The other stages have no choice of engine.
-GRAPHS: dict[str, tuple[str, ...]] = {
-    "text_encoder": ("text_encoder",),
-    "video_tokenizer_encoder": ("discrete_encoder",),
-    "video_tokenizer_decoder": ("discrete_decoder",),
-    "diffusion_decoder": ("denoising_step", "continuous_decoder"),
-    "video_guardrail": ("content_classifier", "face_detector"),
-}
-
-ENGINE = "engine"  # the parameter of a model that names its engine
-LINKED_GRAPHS = "graphs"  # in a model's folder: its graphs
-FOLDER = "engines"  # of all graphs, in the checkpoint directory
+LINKED_GRAPHS = "graphs"  # in a rendered model's folder: a link to the stage's graphs
+FOLDER = "engines"  # in the checkpoint directory: all exported graphs
 SUFFIXES = {ONNXRUNTIME: ".onnx", TENSORRT: ".plan"}
 
 
-class EngineError(CosmosError):
-    """An engine that cannot run a stage, or a graph that it cannot run."""
+class BackendError(CosmosError):
+    """A backend that cannot run a stage, or a graph that it cannot run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +33,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a plan was built for; it runs nowhere else."""
+    """The GPU and the version that a TensorRT plan was built for; it runs on no other."""
 
     gpu: str
     compute_capability: str
@@ -55,16 +45,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class GraphRecord:
-    """What is known of a graph's file.
+    """The JSON record beside a graph's file.
 
-    network: name of the preset whose network it is.
-    precision: what it computes in: float32, bfloat16, float16 or float8.
-    opset: the version of ONNX's operators that it was exported with.
+    network: preset of the network.
+    precision: of its computation: float32, bfloat16, float16 or float8.
+    opset: version of the ONNX operators.
     weights: the checkpoint files that it was made from, with the SHA-256 of each.
-    sha256: of the ONNX graph, which names weights but does not hold the large ones.
-    largest_error: how far its outputs were from torch's, relative to their largest value; for tokens, the share that
+    sha256: of the ONNX graph, without the weights that are stored outside of it.
+    largest_error: difference of its outputs from torch's, relative to their largest value; for tokens, the share that
         differed. None where nothing was compared.
-    target, profiles: of a plan. A profile has the least, the usual and the largest shape of an input.
+    target, profiles: of a TensorRT plan. A profile has the min, opt and max shape of an input.
     """
 
     network: str
@@ -81,7 +71,7 @@ class GraphRecord:
 
     @classmethod
     def read(cls, path: Path) -> GraphRecord:
-        """EngineError if it cannot be read."""
+        """BackendError if it cannot be read."""
         try:
             content = json.loads(path.read_text())
             for ports in (content["inputs"], content["outputs"]):
@@ -90,7 +80,7 @@ class GraphRecord:
                 content["target"] = Target(**content["target"])
             return cls(**content)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise EngineError(f"{path}: not the record of a graph: {error}") from error
+            raise BackendError(f"{path}: not the record of a graph: {error}") from error
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -98,32 +88,32 @@ class GraphRecord:
 
 @dataclass(frozen=True, slots=True)
 class ExportedStage:
-    """The graphs of one stage for one engine."""
+    """The graphs of one stage for one backend."""
 
-    engine: str
+    backend: str
     folder: Path
 
     @classmethod
-    def below(cls, root: Path, stage: str, engine: str) -> ExportedStage:
-        return cls(engine, root / stage / engine)
+    def below(cls, root: Path, stage: str, backend: str) -> ExportedStage:
+        return cls(backend, root / stage / backend)
 
     def file(self, graph: str) -> Path:
-        """The graph itself; behind links, since what lies beside it is looked for where it really is."""
-        return (self.folder / f"{graph}{SUFFIXES[self.engine]}").resolve()
+        """The graph, links resolved: weights stored outside of it are looked for beside the real file."""
+        return (self.folder / f"{graph}{SUFFIXES[self.backend]}").resolve()
 
     def record_file(self, graph: str) -> Path:
         return self.folder / f"{graph}.json"
 
     def record(self, graph: str) -> GraphRecord:
-        """EngineError if it cannot be read."""
+        """BackendError if it cannot be read."""
         return GraphRecord.read(self.record_file(graph))
 
     def holds(self, graph: str) -> bool:
-        """Whether the graph is there, whole: the record is written last."""
+        """Whether the graph is complete: its record is written last."""
         return self.file(graph).is_file() and self.record_file(graph).is_file()
 
     def command(self, stage: str, deployment: str, checkpoint_dir: Path) -> str:
-        """What makes them."""
-        kind = {ONNXRUNTIME: "onnx", TENSORRT: "tensorrt"}[self.engine]
+        """The command line that exports them."""
+        kind = {ONNXRUNTIME: "onnx", TENSORRT: "tensorrt"}[self.backend]
         options = f"--stage {stage} --deployment {deployment} --checkpoint-dir {checkpoint_dir}"
         return f"cosmos-triton export {kind} {options}"

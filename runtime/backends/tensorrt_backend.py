@@ -1,4 +1,4 @@
-"""TensorRT at run time. All that touches the package `tensorrt` is here and in export/graphs/tensorrt_builder.py."""
+"""TensorRT at run time. Only this module and export/graphs/tensorrt_builder.py use the package `tensorrt`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosmos_triton.runtime.backends.graphs import EngineError, Target
+from cosmos_triton.runtime.backends.graphs import BackendError, Target
 
 try:
     import tensorrt
@@ -19,25 +19,25 @@ except ModuleNotFoundError:
 
 
 def require_tensorrt() -> Any:
-    """The package, or EngineError."""
+    """The package. Raises BackendError where it or a GPU is missing."""
     if tensorrt is None or not torch.cuda.is_available():
-        lacking = "no CUDA GPU" if tensorrt is not None else "not installed: pip install 'cosmos-triton[tensorrt]'"
-        raise EngineError(f"tensorrt: {lacking}")
+        problem = "no CUDA GPU" if tensorrt is not None else "not installed: pip install 'cosmos-triton[tensorrt]'"
+        raise BackendError(f"tensorrt: {problem}")
     return tensorrt
 
 
 def current_target() -> Target:
-    """The GPU and the TensorRT of this process. EngineError if it lacks one of them."""
+    """The GPU and the TensorRT of this process. Raises BackendError where one of them is missing."""
     version = require_tensorrt().__version__
     major, minor = torch.cuda.get_device_capability()
     return Target(gpu=torch.cuda.get_device_name(), compute_capability=f"{major}.{minor}", tensorrt=version)
 
 
-class TensorrtEngine:
-    """A plan on the current GPU, on torch's current stream.
+class TensorrtBackend:
+    """One TensorRT plan on the current GPU, on torch's current stream.
 
     Raises:
-        EngineError: TensorRT does not take the plan.
+        BackendError: TensorRT cannot load the plan.
     """
 
     def __init__(self, file: Path) -> None:
@@ -47,7 +47,7 @@ class TensorrtEngine:
         with file.open("rb") as plan, mmap.mmap(plan.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             self._engine = self._runtime.deserialize_cuda_engine(mapped)
         if self._engine is None:
-            raise EngineError(f"{file}: TensorRT cannot load it")
+            raise BackendError(f"{file}: TensorRT cannot load it")
         self._context = self._engine.create_execution_context()
         self._dtypes = {
             trt.float32: torch.float32,
@@ -60,9 +60,9 @@ class TensorrtEngine:
         self._outputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """ValueError where a shape is outside of the plan's profile."""
-        held = {name: tensor.cuda().contiguous() for name, tensor in inputs.items()}
-        for name, tensor in held.items():
+        """Raises ValueError where a shape is outside of the plan's optimization profile."""
+        on_gpu = {name: tensor.cuda().contiguous() for name, tensor in inputs.items()}  # alive until the plan has run
+        for name, tensor in on_gpu.items():
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
                 raise ValueError(f"{name}: shape {list(tensor.shape)} is outside of the plan's profile")
             self._context.set_tensor_address(name, tensor.data_ptr())

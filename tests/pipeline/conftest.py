@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cosmos_triton.cli.main import main
-from cosmos_triton.runtime.backends.graphs import GRAPHS
+from cosmos_triton.runtime.stages import GRAPHS
 from support.pipeline_server import PipelineServer
 
 

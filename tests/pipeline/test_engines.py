@@ -24,10 +24,11 @@ from cosmos_triton.cli.main import main
 from cosmos_triton.export.graphs.graph_specs import SPECS
 from cosmos_triton.export.graphs.onnx_export import export_onnx, require_equal, torch_outputs
 from cosmos_triton.runtime.backends.backend import open_graph
-from cosmos_triton.runtime.backends.graphs import FOLDER, GRAPHS, EngineError, ExportedStage
+from cosmos_triton.runtime.backends.graphs import FOLDER, BackendError, ExportedStage
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.serving import engine_choice
-from cosmos_triton.serving.engine_choice import FASTER_ON_CPU, choose_engines, parse_engines
+from cosmos_triton.runtime.stages import GRAPHS, STAGES
+from cosmos_triton.serving import backend_choice
+from cosmos_triton.serving.backend_choice import choose_backends, parse_backends
 from cosmos_triton.serving.run_directory import model_repository, read_config, render
 from support.pipeline_server import PROMPT, SERVE, PipelineServer, tensor
 
@@ -96,10 +97,10 @@ def test_export_fails_where_the_graph_is_not_the_network(tree: Path, monkeypatch
         onnx.save(model, path)
 
     monkeypatch.setattr(onnx_export, "export_graph", with_one_weight_changed)
-    with pytest.raises(EngineError, match=r"text_encoder\.onnx: hidden_states is .* off what torch computes"):
+    with pytest.raises(BackendError, match=r"text_encoder\.onnx: hidden_states is .* off what torch computes"):
         export_onnx("text_encoder", DEPLOYMENT, tree, tree / FOLDER)
-    with pytest.raises(EngineError, match="no such graph; make it with"):
-        choose_engines({"text_encoder": "onnxruntime"}, DEPLOYMENT, tree, device="cpu")
+    with pytest.raises(BackendError, match="no such graph; make it with"):
+        choose_backends({"text_encoder": "onnxruntime"}, DEPLOYMENT, tree, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -123,8 +124,8 @@ def test_engine_that_cannot_run_a_stage_is_one_line_before_the_server_starts(
 
 
 def test_a_stage_that_the_deployment_lacks_has_no_engine(exported: Path) -> None:
-    with pytest.raises(EngineError, match="a stage that tiny has"):
-        choose_engines(ONNX, DEPLOYMENTS["tiny"], exported, device="cpu", without={"text_encoder"})
+    with pytest.raises(BackendError, match="a stage that tiny has"):
+        choose_backends(ONNX, DEPLOYMENTS["tiny"], exported, device="cpu")
 
 
 def test_graphs_of_other_weights_or_of_another_size_are_not_taken(tree: Path) -> None:
@@ -136,29 +137,31 @@ def test_graphs_of_other_weights_or_of_another_size_are_not_taken(tree: Path) ->
         ({"network": "dv8x16x16"}, "made of the network dv8x16x16, and tiny-video2world has tiny-dv"),
     ):
         replace(record, **changes).write(stage.record_file("discrete_encoder"))
-        with pytest.raises(EngineError, match=message):
-            choose_engines(wanted, DEPLOYMENT, tree, device="cpu")
-        assert "video_tokenizer_encoder" not in choose_engines({}, DEPLOYMENT, tree, device="cpu")
+        with pytest.raises(BackendError, match=message):
+            choose_backends(wanted, DEPLOYMENT, tree, device="cpu")
+        assert "video_tokenizer_encoder" not in choose_backends({}, DEPLOYMENT, tree, device="cpu")
     stage.record_file("discrete_encoder").write_text("{}")
-    with pytest.raises(EngineError, match="not the record of a graph"):
-        choose_engines(wanted, DEPLOYMENT, tree, device="cpu")
+    with pytest.raises(BackendError, match="not the record of a graph"):
+        choose_backends(wanted, DEPLOYMENT, tree, device="cpu")
 
 
 def test_by_default_a_cpu_takes_the_graphs_that_are_there_and_faster(
     exported: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(choose_engines({}, DEPLOYMENT, exported, device="cpu")) == set(FASTER_ON_CPU)
-    assert choose_engines(dict.fromkeys(GRAPHS, "torch"), DEPLOYMENT, exported, device="cpu") == {}
-    assert choose_engines({}, DEPLOYMENT, exported, device="cuda") == {}
-    assert choose_engines({}, DEPLOYMENT, checkpoints, device="cpu") == {}
-    monkeypatch.setattr(engine_choice, "find_spec", lambda _: None)
-    assert choose_engines({}, DEPLOYMENT, exported, device="cpu") == {}
-    with pytest.raises(EngineError, match=r"pip install 'cosmos-triton\[onnx\]'"):
-        choose_engines(parse_engines(["text_encoder=onnxruntime"]), DEPLOYMENT, exported, device="cpu")
+    faster = {name for name, spec in STAGES.items() if spec.cpu_backend == "onnxruntime"}
+    assert faster
+    assert set(choose_backends({}, DEPLOYMENT, exported, device="cpu")) == faster
+    assert choose_backends(dict.fromkeys(GRAPHS, "torch"), DEPLOYMENT, exported, device="cpu") == {}
+    assert choose_backends({}, DEPLOYMENT, exported, device="cuda") == {}
+    assert choose_backends({}, DEPLOYMENT, checkpoints, device="cpu") == {}
+    monkeypatch.setattr(backend_choice, "find_spec", lambda _: None)
+    assert choose_backends({}, DEPLOYMENT, exported, device="cpu") == {}
+    with pytest.raises(BackendError, match=r"pip install 'cosmos-triton\[onnx\]'"):
+        choose_backends(parse_backends(["text_encoder=onnxruntime"]), DEPLOYMENT, exported, device="cpu")
 
 
 def test_run_directory_names_the_engine_and_links_its_graphs(exported: Path, tmp_path: Path) -> None:
-    chosen = choose_engines({"video_guardrail": "onnxruntime"}, DEPLOYMENT, exported, device="cuda")
+    chosen = choose_backends({"video_guardrail": "onnxruntime"}, DEPLOYMENT, exported, device="cuda")
     render(model_repository(), tmp_path, parameters={}, exported=chosen)
     model = tmp_path / "video_guardrail"
     assert read_config(model).parameters["engine"].string_value == "onnxruntime"

@@ -18,7 +18,8 @@ from pipeline.test_cancel import STOP_SECONDS, cancellations, follow
 from pipeline.test_stage_death import FAILED, assert_recovers, kill_at
 
 from cosmos_triton.client import Generation, ServerFailed
-from cosmos_triton.planning.memory_plan import GB, MemoryPlan, plan_memory
+from cosmos_triton.planning.memory_plan import MemoryPlan, plan_memory
+from cosmos_triton.planning.units import GB
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.serving.planned_config import RESOURCE
 from cosmos_triton.serving.run_directory import read_config
@@ -36,7 +37,7 @@ class BudgetedServer(PipelineServer):
         super().__init__(plan.deployment, checkpoints, folder)
         script = SUPPORT / "serve_instrumented.py"
         self.command[:1] = [sys.executable, str(script), str(folder)]
-        self.command.append(f"--gpu-memory={plan.least / GB}")
+        self.command.append(f"--gpu-memory={plan.minimum_bytes / GB}")
         self.intervals_file = folder / "intervals"
 
 
@@ -91,7 +92,7 @@ def test_budget_is_kept_nobody_starves_and_answers_are_the_same(
         [resource] = config.instance_group[0].rate_limiter.resources
         assert resource.name == RESOURCE
         needs[stage] = resource.count
-    pool = plan.pool >> 20
+    pool = plan.pool_bytes >> 20
     assert max(needs.values()) == pool
     assert all(a + b > pool for a, b in combinations(needs.values(), 2))  # one at a time
 

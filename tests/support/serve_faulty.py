@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.serving.run_directory import model_repository
 from cosmos_triton.serving.serve_repository import serve_repository
 from cosmos_triton.serving.triton_server import Addresses
@@ -34,12 +36,8 @@ sys.exit(
     serve_repository(
         args.repository,
         title=args.deployment,
-        parameters={
-            "deployment": args.deployment,
-            "checkpoint_dir": str(args.checkpoint_dir),
-            "device": "cpu",
-            "fault_file": str(args.fault_file),
-        },
+        settings=StageSettings(DEPLOYMENTS[args.deployment], args.checkpoint_dir, "cpu"),
+        parameters={"fault_file": str(args.fault_file)},
         addresses=Addresses(http_port=args.http_port, grpc_port=args.grpc_port, metrics_port=args.metrics_port),
         run_dir=args.run_dir,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from cosmos_triton.cli.main import main
-from cosmos_triton.planning.memory_plan import STAGES
+from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving.run_directory import model_repository
 
 MODEL = """
@@ -41,7 +41,7 @@ def instrumented(folder: Path) -> Path:
     """The model repository, with the stages that the memory plan is about instrumented."""
     repository = folder / "repository"
     shutil.copytree(model_repository(), repository, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]"))
-    for stage in STAGES:
+    for stage in (name for name, spec in STAGES.items() if spec.networks):
         source = model_repository() / stage / "1" / "model.py"
         text = MODEL.format(source=str(source), intervals=str(folder / "intervals"), stage=stage)
         (repository / stage / "1" / "model.py").write_text(text)

@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import CosmosError
+from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.serving.serve_repository import serve_repository
 from cosmos_triton.serving.triton_server import Addresses
 
@@ -20,7 +22,7 @@ try:
     exit_code = serve_repository(
         args.repository,
         title="toys",
-        parameters={"device": "cpu"},
+        settings=StageSettings(DEPLOYMENTS["tiny"], Path(), "cpu"),
         addresses=Addresses(http_port=args.http_port, grpc_port=args.grpc_port, metrics_port=args.metrics_port),
         run_dir=args.run_dir,
     )

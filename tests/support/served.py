@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cosmos_triton.runtime.processes import is_alive
 from cosmos_triton.serving.ports import free_ports
-from cosmos_triton.serving.processes import arguments_of, children_of, is_alive
+from cosmos_triton.serving.processes import arguments_of, children_of
 
 
 @dataclass(frozen=True, slots=True)

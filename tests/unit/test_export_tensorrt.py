@@ -24,12 +24,12 @@ from cosmos_triton.planning.memory_plan import plan_memory
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.backends import tensorrt_backend
 from cosmos_triton.runtime.backends.backend import open_graph
-from cosmos_triton.runtime.backends.graphs import FOLDER, ONNXRUNTIME, TENSORRT, EngineError, ExportedStage, Target
-from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxEngine
+from cosmos_triton.runtime.backends.graphs import FOLDER, ONNXRUNTIME, TENSORRT, BackendError, ExportedStage, Target
+from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-from cosmos_triton.serving.engine_choice import choose_engines
-from cosmos_triton.serving.serve import require_room_for_engines
+from cosmos_triton.serving.backend_choice import choose_backends
+from cosmos_triton.serving.serve import require_resident_tensorrt
 from cosmos_triton.serving.triton_server import StartError
 
 DEPLOYMENT = DEPLOYMENTS["tiny-video2world"]
@@ -61,12 +61,12 @@ def toy_tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[int]]]:
         timing_cache.write_bytes(b"timings")
         plan_file.write_bytes(graph.read_bytes())
 
-    class Engine(OnnxEngine):
+    class Engine(OnnxRuntimeBackend):
         def __init__(self, file: Path) -> None:
             super().__init__(file, threads=1)
 
     monkeypatch.setattr(tensorrt_builder, "build_plan", build_plan)
-    monkeypatch.setattr(tensorrt_backend, "TensorrtEngine", Engine)
+    monkeypatch.setattr(tensorrt_backend, "TensorrtBackend", Engine)
     monkeypatch.setattr(tensorrt_backend, "current_target", lambda: HERE)
     monkeypatch.setattr(tensorrt_export, "DEVICE", "cpu")
     return seen
@@ -87,8 +87,8 @@ def test_plan_is_built_compared_and_recorded_and_taken_on_the_same_machine_alone
     assert {file.name for file in stage.folder.iterdir()} == {"text_encoder.plan", "text_encoder.json"}
 
     wanted = {"text_encoder": "tensorrt"}
-    assert choose_engines(wanted, DEPLOYMENT, checkpoints, device="cuda") == {"text_encoder": stage}
-    assert choose_engines({}, DEPLOYMENT, checkpoints, device="cuda") == {}
+    assert choose_backends(wanted, DEPLOYMENT, checkpoints, device="cuda") == {"text_encoder": stage}
+    assert choose_backends({}, DEPLOYMENT, checkpoints, device="cuda") == {}
     sample = SPECS["text_encoder"].sample(checkpoints, DEPLOYMENT, 3)
     assert open_graph(stage, "text_encoder", None, "cpu")(*sample).shape == (3, 512, 32)
 
@@ -98,11 +98,11 @@ def test_plan_is_built_compared_and_recorded_and_taken_on_the_same_machine_alone
         Target("NVIDIA Other", "9.0", "11.0.0"),
     ):
         monkeypatch.setattr(tensorrt_backend, "current_target", lambda other=other: other)
-        with pytest.raises(EngineError, match=r"text_encoder\.plan: built for NVIDIA Toy .*; accepted: ") as caught:
-            choose_engines(wanted, DEPLOYMENT, checkpoints, device="cuda")
+        with pytest.raises(BackendError, match=r"text_encoder\.plan: built for NVIDIA Toy .*; accepted: ") as caught:
+            choose_backends(wanted, DEPLOYMENT, checkpoints, device="cuda")
         assert str(other) in str(caught.value)
         assert "\n" not in str(caught.value)
-        with pytest.raises(EngineError, match="accepted"):
+        with pytest.raises(BackendError, match="accepted"):
             open_graph(stage, "text_encoder", None, "cpu")
 
 
@@ -110,15 +110,15 @@ def test_plan_is_built_compared_and_recorded_and_taken_on_the_same_machine_alone
 def test_plan_that_computes_something_else_has_no_record(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(OnnxEngine):
+    class Wrong(OnnxRuntimeBackend):
         def __init__(self, file: Path) -> None:
             super().__init__(file, threads=1)
 
         def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor * 1.1 for name, tensor in super().run(inputs).items()}
 
-    monkeypatch.setattr(tensorrt_backend, "TensorrtEngine", Wrong)
-    with pytest.raises(EngineError, match=r"text_encoder\.plan: hidden_states is .* off what torch computes"):
+    monkeypatch.setattr(tensorrt_backend, "TensorrtBackend", Wrong)
+    with pytest.raises(BackendError, match=r"text_encoder\.plan: hidden_states is .* off what torch computes"):
         export_tensorrt("text_encoder", DEPLOYMENT, checkpoints, tmp_path, precision="fp32")
     assert not ExportedStage.below(tmp_path, "text_encoder", TENSORRT).holds("text_encoder")
 
@@ -127,17 +127,17 @@ def test_a_plan_is_refused_where_memory_is_planned_to_move_its_weights(tmp_path:
     """TensorRT keeps them on the GPU."""
     released = DEPLOYMENTS["4b"]
     graphs = {"diffusion_decoder": ExportedStage(TENSORRT, tmp_path)}
-    require_room_for_engines(plan_memory(released, 80), graphs)
+    require_resident_tensorrt(plan_memory(released, 80), graphs)
     with pytest.raises(StartError, match="--engine: value diffusion_decoder=tensorrt; accepted: torch"):
-        require_room_for_engines(plan_memory(released, 16), graphs)
-    require_room_for_engines(plan_memory(released, 16), {"diffusion_decoder": ExportedStage(ONNXRUNTIME, tmp_path)})
+        require_resident_tensorrt(plan_memory(released, 16), graphs)
+    require_resident_tensorrt(plan_memory(released, 16), {"diffusion_decoder": ExportedStage(ONNXRUNTIME, tmp_path)})
 
 
 @pytest.mark.usefixtures("toy_tensorrt")
 def test_fp8_is_built_from_quantised_graphs_alone(checkpoints: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="--graphs DIR"):
+    with pytest.raises(BackendError, match="--graphs DIR"):
         export_tensorrt("text_encoder", DEPLOYMENT, checkpoints, tmp_path, precision="fp8")
-    with pytest.raises(EngineError, match=r"text_encoder\.onnx: no such graph"):
+    with pytest.raises(BackendError, match=r"text_encoder\.onnx: no such graph"):
         export_tensorrt("text_encoder", DEPLOYMENT, checkpoints, tmp_path, precision="fp8", graphs=tmp_path)
 
 

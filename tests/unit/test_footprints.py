@@ -12,20 +12,21 @@ import torch
 from unit.test_manifests import AR, UNUSED
 
 from cosmos_triton.planning.footprint_count import LiveBytes, count, gpu_decoder, subjects
-from cosmos_triton.planning.footprints import NETWORKS, key_of
-from cosmos_triton.planning.memory_plan import LIBRARIES, plan_memory
+from cosmos_triton.planning.footprints import FILE, FOOTPRINTS, as_json, footprint_key
+from cosmos_triton.planning.memory_plan import plan_memory
+from cosmos_triton.planning.stage_options import LIBRARY_WORKSPACE
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.residency import OffloadedWeights, Placement
 from support.paths import RELEASED_MANIFESTS
 
-KEYS = {key_of(d, kind): (d, kind) for d in DEPLOYMENTS.values() for kind in subjects(d)}
+KEYS = {footprint_key(d, kind): (d, kind) for d in DEPLOYMENTS.values() for kind in subjects(d)}
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_table_is_what_a_run_on_shapes_counts(key: str) -> None:
     deployment, kind = KEYS[key]
     counted = count(subjects(deployment)[kind])
-    assert asdict(counted) == asdict(NETWORKS[key])
+    assert asdict(counted) == asdict(FOOTPRINTS[key])
 
 
 @pytest.mark.parametrize("deployment", ["4b", "13b-video2world"])
@@ -37,11 +38,12 @@ def test_a_prefill_takes_more_than_the_widest_step(deployment: str) -> None:
     decoder = gpu_decoder(network, slots=8, window=64)
     with torch.inference_mode(), LiveBytes() as live:
         decoder.step()
-    assert live.peak < NETWORKS[key_of(DEPLOYMENTS[deployment], "ar")].activations
+    assert live.peak < FOOTPRINTS[footprint_key(DEPLOYMENTS[deployment], "ar")].activations
 
 
 def test_table_has_no_network_that_nothing_uses() -> None:
-    assert set(NETWORKS) == set(KEYS)
+    assert set(FOOTPRINTS) == set(KEYS)
+    assert FILE.read_text() == as_json(FOOTPRINTS)
 
 
 # Released file, its network, and bytes of a parameter as the network has it on a GPU.
@@ -52,7 +54,7 @@ FILES = {
     "Cosmos-1.0-Tokenizer-CV8x8x8/decoder.jit": ("continuous_decoder cv8x8x8", 2),
     "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/model.pt": ("diffusion 7b-decoder", 2),
     "Cosmos-1.0-Guardrail/face_blur_filter/Resnet50_Final.pth": ("face_detector resnet50", 4),
-    "google-t5/t5-11b (encoder part)": ("text_encoder t5-11b", 2),
+    "google-t5/t5-11b (encoder part)": ("t5 t5-11b", 2),
 }
 
 
@@ -62,11 +64,11 @@ def test_weights_are_those_of_the_released_file(file: str) -> None:
     key, bytes_each = FILES[file]
     keys = json.loads(gzip.decompress(RELEASED_MANIFESTS.read_bytes()))["files"][file]["keys"]
     released = sum(math.prod(shape) * bytes_each for name, (shape, _) in keys.items() if not name.startswith(UNUSED))
-    assert released <= NETWORKS[key].weights * 1.0001  # counters of batch norms are wider
-    assert NETWORKS[key].weights - released < 0.013 * released
+    assert released <= FOOTPRINTS[key].weights * 1.0001  # counters of batch norms are wider
+    assert FOOTPRINTS[key].weights - released < 0.013 * released
 
 
-@pytest.mark.parametrize(("stage", "kind"), [("diffusion_decoder", "diffusion"), ("text_encoder", "text_encoder")])
+@pytest.mark.parametrize(("stage", "kind"), [("diffusion_decoder", "diffusion"), ("text_encoder", "t5")])
 def test_streamed_network_at_work_takes_what_the_plan_gives_it(stage: str, kind: str) -> None:
     """A real run, its tensors counted as they live and die."""
     deployment = DEPLOYMENTS["tiny-video2world"]
@@ -80,7 +82,7 @@ def test_streamed_network_at_work_takes_what_the_plan_gives_it(stage: str, kind:
         subject.run(network, torch.zeros, planned.batch)
     [weights] = placement.offloadables
     assert isinstance(weights, OffloadedWeights)
-    assert live.peak + weights.device_bytes <= planned.working - LIBRARIES
+    assert live.peak + weights.device_bytes <= planned.workspace_bytes - LIBRARY_WORKSPACE
 
 
 def test_live_bytes_are_those_of_tensors_that_are_alive() -> None:

@@ -9,8 +9,12 @@ import pytest
 
 from cosmos_triton.cli.main import main
 from cosmos_triton.planning.host_memory import available_host_memory
-from cosmos_triton.planning.memory_plan import CONTEXTS, GB, MIB, STAGES, TEXT_STAGES, MemoryPlan, plan_memory
+from cosmos_triton.planning.memory_plan import MemoryPlan, plan_memory
+from cosmos_triton.planning.stage_options import context_bytes
+from cosmos_triton.planning.units import GB, MIB
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.stage_settings import StageSettings
+from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving.planned_config import RESOURCE, rate_limit_options, write_plan
 from cosmos_triton.serving.run_directory import model_repository, read_config
 from support.paths import ROOT
@@ -20,6 +24,8 @@ BUDGETS = [*range(8, 160), 160]
 # The reference with everything offloaded, GB: its documentation.
 LOWEST = {"4b": 18.7, "12b": 27.4, "5b-video2world": 21.1, "13b-video2world": 30.9}
 
+SETTINGS = StageSettings(DEPLOYMENTS["4b"], Path("checkpoints"), "cuda")
+WITH_NETWORKS = {name: spec for name, spec in STAGES.items() if spec.networks}
 LEAST = 11  # GB that every model fits into: the contexts alone of a video2world model's processes take 6
 
 
@@ -33,8 +39,10 @@ def test_plans_keep_to_their_budget_and_more_memory_is_never_slower(deployment: 
     by_budget = plans(deployment, weights_8bit=weights_8bit)
     for budget, plan in by_budget.items():
         assert plan.fits or budget < LEAST
-        assert (plan.peak <= budget * GB) == plan.fits
-        assert plan.held + max(stage.working for stage in plan.stages) <= plan.peak  # any stage can work
+        assert (plan.peak_bytes <= budget * GB) == plan.fits
+        assert (
+            plan.resident_bytes + max(stage.workspace_bytes for stage in plan.stages) <= plan.peak_bytes
+        )  # any stage can work
         assert plan == plan_memory(DEPLOYMENTS[deployment], budget, weights_8bit=weights_8bit)
     seconds = [plan.seconds for plan in by_budget.values() if plan.fits]
     assert seconds == sorted(seconds, reverse=True)
@@ -42,7 +50,7 @@ def test_plans_keep_to_their_budget_and_more_memory_is_never_slower(deployment: 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
 def test_every_stage_that_has_networks_is_planned(deployment: str) -> None:
-    expected = set(STAGES) - (set() if DEPLOYMENTS[deployment].is_video2world else TEXT_STAGES)
+    expected = {name for name, spec in WITH_NETWORKS.items() if spec.is_in(DEPLOYMENTS[deployment])}
     assert {stage.stage for stage in plan_memory(DEPLOYMENTS[deployment], 24).stages} == expected
 
 
@@ -58,14 +66,14 @@ def test_8_bit_weights_come_only_where_they_are_asked_for(deployment: str) -> No
 def test_there_is_a_plan_below_the_references_lowest_figure(deployment: str) -> None:
     plan = plan_memory(DEPLOYMENTS[deployment], 24 if deployment.startswith("1") else 16)
     assert plan.fits
-    assert plan.peak < LOWEST[deployment] * GB
+    assert plan.peak_bytes < LOWEST[deployment] * GB
 
 
 def test_large_cards_keep_everything_and_small_ones_take_turns() -> None:
     modes = {budget: {stage.mode for stage in plan_memory(DEPLOYMENTS["4b"], budget).stages} for budget in (12, 80)}
     assert modes[80] == {"resident"}
     assert modes[12] == {"cpu", "offloaded", "streamed"}
-    assert plan_memory(DEPLOYMENTS["4b"], 80).host == 0
+    assert plan_memory(DEPLOYMENTS["4b"], 80).pinned_bytes == 0
 
 
 def test_ar_layers_are_streamed_only_as_far_as_memory_is_short() -> None:
@@ -83,7 +91,7 @@ def test_ar_layers_are_streamed_only_as_far_as_memory_is_short() -> None:
 def test_what_does_not_fit_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--deployment", "13b-video2world", "--gpu-memory", "4"]) == 1
     title = capsys.readouterr().out.splitlines()[0]
-    needed = plan_memory(DEPLOYMENTS["13b-video2world"], 4).peak / GB
+    needed = plan_memory(DEPLOYMENTS["13b-video2world"], 4).peak_bytes / GB
     assert title == f"13b-video2world in 4.0 GB of GPU memory: does not fit; it needs {needed:.1f} GB, used like this"
     assert plan_memory(DEPLOYMENTS["13b-video2world"], needed + 0.001).fits
     assert not plan_memory(DEPLOYMENTS["13b-video2world"], needed - 0.05).fits
@@ -95,12 +103,12 @@ def test_plan_is_a_table_with_a_row_a_stage_or_json(capsys: pytest.CaptureFixtur
     arguments = ["plan", "--deployment", "5b-video2world", "--gpu-memory", "24"]
     assert main(arguments) == 0
     table = capsys.readouterr().out
-    assert all(any(line.startswith(stage) for line in table.splitlines()) for stage in STAGES)
+    assert all(any(line.startswith(stage) for line in table.splitlines()) for stage in WITH_NETWORKS)
     assert main([*arguments, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["fits"] is True
     assert plan["peak_gb"] <= 24
-    assert [stage["stage"] for stage in plan["stages"]] == list(STAGES)
+    assert [stage["stage"] for stage in plan["stages"]] == list(WITH_NETWORKS)
 
 
 @pytest.mark.parametrize("value", ["0", "65", "many", "-1"])
@@ -138,8 +146,10 @@ def test_serve_refuses_to_pin_more_memory_than_the_host_has(
 ) -> None:
     monkeypatch.setattr("cosmos_triton.serving.serve.available_host_memory", lambda: 8 * GB)
     assert main(["serve", "--deployment", "4b", "--gpu-memory", "16"]) == 1
-    host = plan_memory(DEPLOYMENTS["4b"], 16).host / GB
-    assert f"--gpu-memory: value 16.0; accepted: more, or {host:.1f} GB of the host's memory" in capsys.readouterr().err
+    pinned = plan_memory(DEPLOYMENTS["4b"], 16).pinned_bytes / GB
+    error = capsys.readouterr().err
+    assert "--gpu-memory: value 16.0; accepted: a budget whose plan pins at most 8.0 GB of host memory" in error
+    assert f"this plan pins {pinned:.1f} GB" in error
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max", 6_144_000), ("5000000", 4_200_000), ("9000000", 6_144_000)])
@@ -157,13 +167,15 @@ def test_memory_of_the_host_is_what_the_container_may_have(tmp_path: Path, limit
 def test_configurations_ask_for_what_the_plan_gives(deployment: str, budget: int) -> None:
     plan = plan_memory(DEPLOYMENTS[deployment], budget)
     pool = int(rate_limit_options(plan)[1].rpartition(":")[2])
-    assert (plan.held >> 20) + pool <= budget * GB / MIB
+    assert (plan.resident_bytes >> 20) + pool <= budget * GB / MIB
     for stage in plan.stages:
         config = read_config(model_repository() / stage.stage)
-        write_plan(plan, config)
+        write_plan(plan, SETTINGS, config)
         parameters = {key: value.string_value for key, value in config.parameters.items()}
         resources = config.instance_group[0].rate_limiter.resources
-        assert [(r.name, getattr(r, "global")) for r in resources] == ([(RESOURCE, True)] if stage.working else [])
+        assert [(r.name, getattr(r, "global")) for r in resources] == (
+            [(RESOURCE, True)] if stage.workspace_bytes else []
+        )
         assert all(0 < resource.count <= pool for resource in resources)
         assert parameters["mode"] == stage.mode
         assert config.max_batch_size == 0 or config.max_batch_size == stage.batch
@@ -171,7 +183,7 @@ def test_configurations_ask_for_what_the_plan_gives(deployment: str, budget: int
             assert parameters["device"] == "cpu"
         else:
             assert (
-                stage.held - CONTEXTS[stage.stage] + stage.working
+                stage.resident_bytes - context_bytes(STAGES[stage.stage]) + stage.workspace_bytes
                 <= int(parameters["gpu_memory_mib"]) * MIB
                 <= budget * GB
             )
@@ -183,16 +195,16 @@ def test_later_stages_go_first() -> None:
     priorities = {}
     for stage in plan.stages:
         config = read_config(model_repository() / stage.stage)
-        write_plan(plan, config)
+        write_plan(plan, SETTINGS, config)
         priorities[stage.stage] = config.instance_group[0].rate_limiter.priority
-    at_work = [priorities[stage.stage] for stage in plan.stages if stage.working]
+    at_work = [priorities[stage.stage] for stage in plan.stages if stage.workspace_bytes]
     assert at_work == sorted(at_work, reverse=True)
     assert min(at_work) >= 1
 
 
 def test_models_without_networks_are_left_as_they_are() -> None:
     config = read_config(model_repository() / "media_decoder")
-    write_plan(plan_memory(DEPLOYMENTS["4b"], 16), config)
+    write_plan(plan_memory(DEPLOYMENTS["4b"], 16), SETTINGS, config)
     assert config == read_config(model_repository() / "media_decoder")
 
 
@@ -206,7 +218,7 @@ def document_row(budget: int, *, weights_8bit: bool) -> str:
             "offloaded": "AR offloaded",
             "streamed": f"{ar.streamed_blocks} AR layers streamed",
         }[ar.mode]
-        cells.append(f"{plan.peak / GB:.1f} GB, {plan.seconds:.0f} s, {how}")
+        cells.append(f"{plan.peak_bytes / GB:.1f} GB, {plan.seconds:.0f} s, {how}")
     name = f"{budget}, 8-bit" if weights_8bit else str(budget)
     return " | ".join([f"| {name}", *cells]) + " |"
 

@@ -35,10 +35,9 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
-        names = ("slots", "window", "max_queue_size")
-        slots, window, max_queue_size = (int(settings.parameters[name]) for name in names)
-        decoder = settings.stages(self.placement).ar_decoder(slots, window)
-        self.engine = AREngine(decoder, max_queue_size=max_queue_size)
+        parameters = settings.parameters
+        decoder = settings.loader(self.placement).ar_decoder(parameters.slots, parameters.window)
+        self.engine = AREngine(decoder, max_queue_size=parameters.max_queue_size)
         self.latent_frames = decoder.config.latent_shape[0]
         self.jobs = settings.jobs
         self.sequences = {}  # by job, until their tokens are collected

@@ -16,9 +16,9 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
-        stages = settings.stages(self.placement)
+        loader = settings.loader(self.placement)
         self.jobs, self.device, self.frames = settings.jobs, settings.device, settings.deployment.frames
-        self.decoder, self.generic_context = stages.diffusion_decoder(), stages.generic_context().float()
+        self.decoder, self.generic_context = loader.diffusion_decoder(), loader.generic_context().float()
 
     def execute(self, requests):
         batch, error = {}, None

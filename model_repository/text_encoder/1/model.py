@@ -15,7 +15,7 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
-        self.encoder = settings.stages(self.placement).text_encoder()
+        self.encoder = settings.loader(self.placement).text_encoder()
 
     def execute(self, requests):
         try:

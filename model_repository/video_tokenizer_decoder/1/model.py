@@ -15,7 +15,7 @@ class TritonPythonModel:
         settings = Settings.for_networks(args)
         self.jobs, self.device = settings.jobs, settings.device
         self.placement = settings.placement()
-        self.decoder = settings.stages(self.placement).discrete_decoder()
+        self.decoder = settings.loader(self.placement).discrete_decoder()
 
     def execute(self, requests):
         with self.placement.on_device():

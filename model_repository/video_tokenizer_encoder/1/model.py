@@ -16,7 +16,7 @@ class TritonPythonModel:
         self.size = (settings.deployment.height, settings.deployment.width)
         self.device = settings.device
         self.placement = settings.placement()
-        self.encoder = settings.stages(self.placement).discrete_encoder()
+        self.encoder = settings.loader(self.placement).discrete_encoder()
 
     def execute(self, requests):
         with self.placement.on_device():

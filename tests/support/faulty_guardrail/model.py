@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.settings import parameters_of
 from cosmos_triton.pipeline.tensors import json_tensor, string_tensor
 from cosmos_triton.serving.run_directory import model_repository
 
@@ -135,7 +135,7 @@ class TritonPythonModel:
         self.real.initialize(args)
         guardrail = self.real.guardrail
         guardrail.check_seconds = CHECK_SECONDS
-        self.fault_file = Path(Settings.read(args).parameters["fault_file"])
+        self.fault_file = Path(parameters_of(args)["fault_file"])
         is_prompt = self.name == "text_guardrail"
         self.faults = prompt_faults(guardrail) if is_prompt else video_faults(guardrail)
         self.work = "judge" if is_prompt else "apply"
