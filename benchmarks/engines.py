@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from cosmos_triton.cli.main import main as cosmos_triton
-from cosmos_triton.export.graphs.graph_specs import SPECS, Stored
+from cosmos_triton.export.graphs.graph_specs import SPECS, LazyWeights
 from cosmos_triton.runtime.backends.graphs import FOLDER, ONNXRUNTIME, ExportedStage
 from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from cosmos_triton.runtime.checkpoints import load_network
@@ -43,7 +43,7 @@ CALLS = {  # of one clip; once where it is not said
 
 def torch_network(graph: str, deployment: Deployment, checkpoint_dir: Path) -> Any:
     spec = SPECS[graph]
-    if not isinstance(spec.source, Stored):
+    if not isinstance(spec.source, LazyWeights):
         return spec.source.load(checkpoint_dir, deployment, "cpu")
     config = spec.source.presets[spec.network_name(deployment)]
     return load_network(spec.source.build, config, checkpoint_dir / spec.source.file, dtype=torch.float32)

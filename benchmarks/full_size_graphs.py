@@ -25,7 +25,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
-from cosmos_triton.export.graphs.graph_specs import SPECS, GraphSpec, Stored
+from cosmos_triton.export.graphs.graph_specs import SPECS, GraphSpec, LazyWeights
 from cosmos_triton.export.graphs.onnx_export import export_onnx
 from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, ExportedStage
 from cosmos_triton.runtime.checkpoints import network_shapes
@@ -39,7 +39,7 @@ SAMPLE_SECONDS = 0.05
 
 
 def write_random(path: Path, spec: GraphSpec, dtype: torch.dtype) -> None:
-    assert isinstance(spec.source, Stored)
+    assert isinstance(spec.source, LazyWeights)
     with torch.device("meta"):
         network = spec.source.build(spec.source.presets[spec.network_name(DEPLOYMENT)])
         tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in network_shapes(network).items()}
@@ -86,13 +86,13 @@ def weights_that_differ(graph_file: Path, checkpoint: SafetensorsFile, count: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph", choices=[name for name, spec in SPECS.items() if isinstance(spec.source, Stored)])
+    parser.add_argument("graph", choices=[name for name, spec in SPECS.items() if isinstance(spec.source, LazyWeights)])
     parser.add_argument("--compare", action="store_true", help="run the graph and the torch module as well")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to write, and clear away (default: /tmp)")
     args = parser.parse_args()
     stage = next(stage for stage, graphs in GRAPHS.items() if args.graph in graphs)
     spec = SPECS[args.graph]
-    assert isinstance(spec.source, Stored)
+    assert isinstance(spec.source, LazyWeights)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         directory = Path(scratch)
         checkpoint = directory / spec.source.file

@@ -1,7 +1,7 @@
-"""What a checkpoint directory holds: each converted file, what it is made from, and what must be in it.
+"""The catalogue of a checkpoint directory: each converted file, its released sources, and the tensors it must have.
 
-A converted file holds exactly the tensors of its network. What else a released file has is left out: constants that
-TorchScript captured, state of other frameworks, the halves of T5 and SigLIP that nothing here uses.
+A converted file has exactly the tensors of its network. The rest of a released file is left out: constants captured by
+TorchScript, state of other frameworks, the unused halves of T5 and SigLIP.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ T5 = "google-t5/t5-11b"
 LLAMA_GUARD = "meta-llama/LlamaGuard-7b"
 AEGIS = "nvidia/Aegis-AI-Content-Safety-LlamaGuard-Defensive-1.0"
 SIGLIP = "google/siglip-so400m-patch14-384"
-STATISTICS_FRAMES = 16  # latent frames that mean_std.pt has numbers for
+STATISTICS_FRAMES = 16  # latent frames in mean_std.pt
 
 NeededBy = Callable[[Deployment], bool]
 PresetOf = Callable[[Deployment], str]
@@ -52,9 +52,9 @@ class Checkpoint:
     """One converted file.
 
     target: its path in the checkpoint directory.
-    find: the released files that it is made from, in a checkpoint directory.
-    shapes: what it must hold for a deployment. Where the released folder has a config.json, that is part of the answer.
-    needed_by: whether a deployment cannot run without it.
+    find: finds its released sources in a checkpoint directory.
+    shapes: of its tensors, for a deployment; they may depend on the config.json of the released folder.
+    needed_by: whether a deployment needs it.
     """
 
     target: str
@@ -63,7 +63,7 @@ class Checkpoint:
     needed_by: NeededBy
 
     def variants(self, directory: Path) -> dict[str, Shapes]:
-        """What it may hold, by deployment."""
+        """Shapes of its tensors, by deployment."""
         users = [d for d in DEPLOYMENTS.values() if self.needed_by(d)] or DEPLOYMENTS.values()
         return {deployment.name: self.shapes(directory, deployment) for deployment in users}
 
@@ -81,7 +81,7 @@ def _only(deployment: Deployment) -> NeededBy:
 
 
 def _video2world(deployment: Deployment) -> bool:
-    """These encode and check a prompt; the others use the stored embedding of a generic one."""
+    """These encode and check a prompt; the others use the stored embedding of a generic prompt."""
     return deployment.is_video2world
 
 
@@ -112,7 +112,7 @@ def _llama(directory: Path, _: Deployment) -> Shapes:
 def _siglip(directory: Path, deployment: Deployment) -> Shapes:
     shapes = _configured(directory / paths.VIDEO_SAFETY_ENCODER / "config.json", _build_siglip)
     width = video_safety.PRESETS[deployment.video_safety].input_dim
-    return shapes | {"post_layernorm.weight": (width,)}  # whatever the folder says, the classifier reads this
+    return shapes | {"post_layernorm.weight": (width,)}  # the width that the classifier needs
 
 
 def _build_llama(config: dict[str, Any]) -> nn.Module:
@@ -129,7 +129,7 @@ def _configured(path: Path, build: Callable[[dict[str, Any]], nn.Module]) -> Sha
     try:
         with torch.device("meta"):
             return network_shapes(build(config))
-    except Exception as error:  # whatever transformers makes of a bad value
+    except Exception as error:  # transformers raises many types for a bad value
         raise CheckpointError(f"{path}: not a configuration of the model: {error}") from error
 
 
@@ -207,7 +207,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
 )
 
 WORDNET = f"{paths.NLTK_DATA}/{lemmas.WORDNET.as_posix()}"
-# What the checks of a prompt read besides; each pattern must match a file.
+# Further files of the prompt guardrail; each pattern must match a file.
 PROMPT_FILES = (
     f"{paths.BLOCKLIST}/custom/*",
     f"{paths.BLOCKLIST}/exact_match/*",
@@ -217,10 +217,10 @@ PROMPT_FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
-    """A repository on the hub: the folder its files go to, and patterns of those that are wanted.
+class HubRepository:
+    """A repository on the Hugging Face hub: its destination folder, and patterns of the wanted files.
 
-    `revision` is followed to a commit once; the manifest remembers the commit.
+    `revision` is resolved to a commit once, which is recorded in the manifest.
     """
 
     name: str
@@ -230,11 +230,11 @@ class Repository:
     revision: str = "main"
 
 
-def _cosmos(folder: str, *wanted: str, needed_by: NeededBy = _every) -> Repository:
-    return Repository(f"nvidia/{folder}", folder, wanted, needed_by)
+def _cosmos(folder: str, *wanted: str, needed_by: NeededBy = _every) -> HubRepository:
+    return HubRepository(f"nvidia/{folder}", folder, wanted, needed_by)
 
 
-REPOSITORIES: tuple[Repository, ...] = (
+HUB_REPOSITORIES: tuple[HubRepository, ...] = (
     *(
         _cosmos(deployment.ar_folder, "model.pt", "config.json", needed_by=_only(deployment))
         for deployment in DEPLOYMENTS.values()
@@ -249,8 +249,8 @@ REPOSITORIES: tuple[Repository, ...] = (
         "face_blur_filter/Resnet50_Final.pth",
         "video_content_safety_filter/safety_filter.pt",
     ),
-    Repository(SIGLIP, f"{GUARDRAIL}/video_content_safety_filter", MODEL_PATTERNS, _every),
-    Repository(T5, T5, MODEL_PATTERNS, _video2world),
-    Repository(LLAMA_GUARD, LLAMA_GUARD, MODEL_PATTERNS, _video2world),
-    Repository(AEGIS, f"{GUARDRAIL}/aegis", MODEL_PATTERNS, _video2world),
+    HubRepository(SIGLIP, f"{GUARDRAIL}/video_content_safety_filter", MODEL_PATTERNS, _every),
+    HubRepository(T5, T5, MODEL_PATTERNS, _video2world),
+    HubRepository(LLAMA_GUARD, LLAMA_GUARD, MODEL_PATTERNS, _video2world),
+    HubRepository(AEGIS, f"{GUARDRAIL}/aegis", MODEL_PATTERNS, _video2world),
 )

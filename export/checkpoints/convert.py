@@ -1,7 +1,7 @@
-"""Released files to safetensors beside them.
+"""Converts released files to safetensors beside them.
 
-Tensors go from the mapped source to the destination one at a time, so that memory holds one tensor, whatever the size
-of the file. A file is converted when it is new or has changed; the manifest remembers.
+Tensors are copied from the memory-mapped source to the destination one at a time, so memory holds one tensor, whatever
+the file's size. Only new and changed files are converted, by the hashes in the manifest.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS, WORDNET, Checkpoint
-from cosmos_triton.export.checkpoints.manifest import Converted, Manifest, replace_file
+from cosmos_triton.export.checkpoints.manifest import ConvertedRecord, Manifest, replace_file
 from cosmos_triton.export.checkpoints.released import MissingError, Release
 from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
 from cosmos_triton.runtime.checkpoints import shape_problems, summary
 from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.runtime.mapped_file import Shapes
 
-# Names that may stand in front of a tensor's own: an outer dictionary, or the module that the network was part of.
+# Prefixes of tensor names in released files: of an outer dictionary, or of a module that contained the network.
 WRAPPERS = {"state_dict", "model", "module", "net", "vision_model"}
 
 
 def convert(directory: Path) -> list[str]:
-    """Convert what is there and not yet converted; says on standard output what was done.
+    """Convert new and changed files, and print what was done.
 
     Returns:
-        What could not be converted, a line each.
+        A line for each file that could not be converted.
 
     Raises:
         CheckpointError: there is nothing to convert in `directory`.
@@ -47,7 +47,7 @@ def convert(directory: Path) -> list[str]:
                 converted += 1
             else:
                 up_to_date += 1
-        except MissingError:  # not downloaded, or taken away to save room
+        except MissingError:  # not downloaded, or deleted after the conversion
             up_to_date += (directory / checkpoint.target).is_file()
         except CheckpointError as error:
             problems.append(str(error))
@@ -83,7 +83,7 @@ def _convert_if_changed(checkpoint: Checkpoint, release: Release, manifest: Mani
         bar.total = source_size + size
         _check_free_space(target.parent, size)
         sha256 = write_safetensors(target, tensors, value=weights.merge, progress=bar.update)
-    manifest.converted[checkpoint.target] = Converted(sha256, target.stat().st_size, sources)
+    manifest.converted[checkpoint.target] = ConvertedRecord(sha256, target.stat().st_size, sources)
     manifest.write()
     left_out = len(weights.tensors) - len(tensors)
     print(f"{checkpoint.target}: {len(tensors)} tensors, {tqdm.format_sizeof(size, 'B')}; {left_out} left out")
@@ -98,7 +98,11 @@ def _is_up_to_date(manifest: Manifest, target: str, sources: dict[str, str]) -> 
 def _tensors_of_network(
     checkpoint: Checkpoint, release: Release, tensors: Mapping[str, Tensor], directory: Path
 ) -> dict[str, Tensor]:
-    """The tensors of the network that the file fits, by the network's names. CheckpointError if it fits none."""
+    """The tensors of the network that the file fits, by the network's names.
+
+    Raises:
+        CheckpointError: it fits the network of no deployment.
+    """
     attempts = []
     for expected in checkpoint.variants(directory).values():
         chosen = select(tensors, expected)
@@ -110,7 +114,7 @@ def _tensors_of_network(
 
 
 def select(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
-    """Those of `tensors` that a network expects, by its names: as they are, or with wrappers in front taken off."""
+    """The tensors that a network expects, by its names: as they are, or without wrapper prefixes."""
     chosen = {}
     for name, tensor in tensors.items():
         own_name = name
@@ -122,7 +126,7 @@ def select(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]
 
 
 def _unpack_wordnet(directory: Path) -> None:
-    """NLTK hands WordNet out as an archive, and the blocklist reads its files."""
+    """NLTK distributes WordNet as an archive; the blocklist reads the unpacked files."""
     folder = directory / WORDNET
     archive = folder.with_suffix(".zip")
     if folder.exists() or not archive.is_file():

@@ -1,7 +1,7 @@
-"""Released files from the hub: first everything is checked, then the files are fetched.
+"""Downloads released files from the Hugging Face hub, after a check of every repository.
 
-A download that was cut goes on where it stopped, also in a later run: huggingface_hub itself throws partial files away
-when it ends. Every run fetches the commits that the first one found.
+An interrupted download resumes where it stopped, in a later run too; huggingface_hub itself deletes partial files when
+a process ends. Every run downloads the commits that the first run resolved.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 from tqdm import tqdm
 
-from cosmos_triton.export.checkpoints.catalogue import REPOSITORIES, Repository
+from cosmos_triton.export.checkpoints.catalogue import HUB_REPOSITORIES, HubRepository
 from cosmos_triton.export.checkpoints.manifest import Manifest, sha256_of
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.errors import CheckpointError
 
-ATTEMPTS = 5  # in a row that bring nothing
+MAX_ATTEMPTS = 5  # in a row without a new byte
 TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on the hub and where it goes; `sha256` is None for small files, which the hub keeps as git blobs."""
+    """A file on the hub and its destination; `sha256` is None for small files, which the hub keeps as git blobs."""
 
     url: str
     path: Path
@@ -41,7 +41,7 @@ class RemoteFile:
 
     @property
     def partial(self) -> Path:
-        """Where the file grows. Its name holds the content's, so that a part of another version is not continued."""
+        """The partial file. Its name has the content's hash, so that a part of another version is not resumed."""
         return self.path.with_name(f"{self.path.name}.{self.git_sha1[:12]}.partial")
 
     def missing_bytes(self) -> int:
@@ -50,19 +50,19 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
-    """What to fetch from one repository."""
+    """The files to download from one repository."""
 
-    repository: Repository
+    repository: HubRepository
     commit: str
     files: list[RemoteFile]
 
 
 def download(directory: Path, deployment: Deployment) -> None:
-    """Fetch the released files of `deployment` into `directory`.
+    """Download the released files of `deployment` into `directory`.
 
     Raises:
-        CheckpointError: a repository is out of reach or not open to this user, or the disk is too small; then nothing
-            was fetched. Or the connection broke for good, or a file is not what the hub says; the next run continues.
+        CheckpointError: before anything is downloaded, a repository is unreachable or not open to this user, or the
+            disk is too small. Later, the connection failed repeatedly or a hash differs; the next run resumes.
     """
     manifest = Manifest.read(directory)
     plans = _preflight(directory, deployment, manifest)
@@ -83,9 +83,9 @@ def download(directory: Path, deployment: Deployment) -> None:
 
 
 def _preflight(directory: Path, deployment: Deployment, manifest: Manifest) -> list[DownloadPlan]:
-    """A plan for every repository. CheckpointError with a line for each that cannot be used."""
+    """What to download from every repository. Raises CheckpointError with a line for each that cannot be used."""
     plans, problems = [], []
-    for repository in REPOSITORIES:
+    for repository in HUB_REPOSITORIES:
         if not repository.needed_by(deployment):
             continue
         try:
@@ -101,7 +101,7 @@ def _preflight(directory: Path, deployment: Deployment, manifest: Manifest) -> l
     return plans
 
 
-def _plan(repository: Repository, directory: Path, manifest: Manifest) -> DownloadPlan:
+def _plan(repository: HubRepository, directory: Path, manifest: Manifest) -> DownloadPlan:
     name = repository.name
     try:
         revision = manifest.revisions.get(name, repository.revision)
@@ -110,7 +110,7 @@ def _plan(repository: Repository, directory: Path, manifest: Manifest) -> Downlo
         wanted = _wanted(list(siblings), repository.wanted)
         if not info.sha or not wanted:
             raise CheckpointError(f"it has none of {', '.join(repository.wanted)}")
-        # The list of files is public where the files are not: ask for one.
+        # The list of files may be public where the files are not: request one.
         HfApi().get_hf_file_metadata(url=hf_hub_url(name, wanted[0], revision=info.sha), timeout=TIMEOUT_S)
     except GatedRepoError as error:
         how = f"accept its licence at https://huggingface.co/{name}"
@@ -122,7 +122,7 @@ def _plan(repository: Repository, directory: Path, manifest: Manifest) -> Downlo
         raise CheckpointError(f"{reason}{'' if get_token() else ', and no token to log in with'}") from error
     except HfHubHTTPError as error:
         raise CheckpointError(f"the hub answers {error.response.status_code}: {_first_line(error)}") from error
-    except (httpx2.HTTPError, OfflineModeIsEnabled, ValueError) as error:  # the last if its answer is no JSON
+    except (httpx2.HTTPError, OfflineModeIsEnabled, ValueError) as error:  # ValueError: the response is not JSON
         raise CheckpointError(f"{HfApi().endpoint} is out of reach: {_first_line(error)}") from error
 
     files = [
@@ -139,7 +139,7 @@ def _plan(repository: Repository, directory: Path, manifest: Manifest) -> Downlo
 
 
 def _wanted(names: list[str], patterns: tuple[str, ...]) -> list[str]:
-    """Names that match a pattern; where a model is there as safetensors and as pickles, the safetensors."""
+    """Names that match a pattern; of a model in safetensors and in pickles, the safetensors."""
     safe = (name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute())
     found = sorted(name for name in safe if any(fnmatchcase(name, pattern) for pattern in patterns))
     if any(name.endswith(".safetensors") for name in found):
@@ -148,13 +148,13 @@ def _wanted(names: list[str], patterns: tuple[str, ...]) -> list[str]:
 
 
 def _is_here(file: RemoteFile, manifest: Manifest) -> bool:
-    """Whether the file need not be fetched: it is here, or what was converted from it is, and it was taken away."""
+    """Whether the file need not be downloaded: it exists, or it was deleted after its conversion."""
     name = file.path.relative_to(manifest.directory).as_posix()
     recorded = manifest.sources.get(name)
     if not file.path.is_file():
-        made = [target for target, record in manifest.converted.items() if name in record.sources]
+        targets = [target for target, record in manifest.converted.items() if name in record.sources]
         is_same = recorded is not None and file.sha256 is not None and recorded.sha256 == file.sha256
-        return is_same and bool(made) and all((manifest.directory / target).is_file() for target in made)
+        return is_same and bool(targets) and all((manifest.directory / target).is_file() for target in targets)
     if file.path.stat().st_size != file.size:
         return False
     if recorded is not None and recorded.describes(file.path) and file.sha256 is not None:
@@ -166,7 +166,7 @@ def _is_here(file: RemoteFile, manifest: Manifest) -> bool:
 
 
 def _check_content(file: RemoteFile, path: Path) -> tuple[str, bool]:
-    """SHA-256 of what lies at `path`, and whether it is the content that the hub names."""
+    """SHA-256 of the file at `path`, and whether it has the hash that the hub names."""
     with tqdm(
         total=file.size, desc=f"SHA-256 {path.name}", unit="B", unit_scale=True, leave=False, disable=None
     ) as bar:
@@ -175,7 +175,7 @@ def _check_content(file: RemoteFile, path: Path) -> tuple[str, bool]:
         return sha256, sha256 == file.sha256
     content = path.read_bytes()  # small: large files have a SHA-256
     git_sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return sha256, file.git_sha1 in ("", git_sha1)  # mirrors of the hub may leave it out
+    return sha256, file.git_sha1 in ("", git_sha1)  # mirrors of the hub may omit it
 
 
 def _check_free_space(directory: Path, size: int) -> None:
@@ -186,7 +186,7 @@ def _check_free_space(directory: Path, size: int) -> None:
 
 
 def _fetch(file: RemoteFile, bar: tqdm[Any]) -> str:
-    """Bring the file to its place, from where an earlier attempt stopped. Returns its SHA-256."""
+    """Download the file, resuming an earlier attempt. Returns its SHA-256."""
     file.path.parent.mkdir(parents=True, exist_ok=True)
     file.partial.touch()
     attempts = 0
@@ -195,7 +195,7 @@ def _fetch(file: RemoteFile, bar: tqdm[Any]) -> str:
             _stream(file, bar)
         except (httpx2.TransportError, HfHubHTTPError) as error:
             attempts = attempts + 1 if file.missing_bytes() == missing else 0
-            if attempts == ATTEMPTS:
+            if attempts == MAX_ATTEMPTS:
                 raise CheckpointError(f"{file.url}: {_first_line(error)}; run again to continue") from error
             time.sleep(attempts)
     sha256, is_intact = _check_content(file, file.partial)
@@ -211,7 +211,7 @@ def _stream(file: RemoteFile, bar: tqdm[Any]) -> None:
     headers = {**build_hf_headers(), "Range": f"bytes={have}-", "Accept-Encoding": "identity"}
     with get_session().stream("GET", file.url, headers=headers, timeout=TIMEOUT_S) as response:
         hf_raise_for_status(response)
-        if response.status_code != httpx2.codes.PARTIAL_CONTENT and have:  # it begins at the beginning
+        if response.status_code != httpx2.codes.PARTIAL_CONTENT and have:  # the server ignored the range
             bar.update(-have)
             file.partial.write_bytes(b"")
         with file.partial.open("ab") as partial:

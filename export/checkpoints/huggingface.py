@@ -1,4 +1,4 @@
-"""Hugging Face model folders on disk: where they are, and their weights, whichever way they are cut into files."""
+"""Hugging Face model folders on disk: where they are, and their weights, in one file or in shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cosmos_triton.export.checkpoints.torch_files import read_torch_file
 from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
 
-# What stands beside the weights and the runtime may want: configuration, tokenizer, image pre-processing.
+# Files beside the weights that the runtime may need: configuration, tokenizer, image pre-processing.
 COMPANIONS = (
     "config.json",
     "generation_config.json",
@@ -24,7 +24,7 @@ COMPANIONS = (
     "tokenizer_config.json",
 )
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
-# What to fetch of such a repository on the hub.
+# Files to download from such a repository on the hub.
 MODEL_PATTERNS = (
     *COMPANIONS,
     "adapter_config.json",
@@ -34,7 +34,7 @@ MODEL_PATTERNS = (
 
 
 def find_model_folder(folder: Path, repository: str, *, marker: str = "config.json") -> Path | None:
-    """The folder of `repository` that holds the file `marker`: `folder` itself, or a snapshot of a hub cache in it.
+    """The folder of `repository` with the file `marker`: `folder` itself, or a snapshot of a Hugging Face cache in it.
 
     Raises:
         CheckpointError: the cache has several snapshots, and its refs/main names none of them.
@@ -52,7 +52,7 @@ def find_model_folder(folder: Path, repository: str, *, marker: str = "config.js
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors before pickles, one file before shards.
+    """The weight files of a model: safetensors rather than pickles, one file rather than shards.
 
     Raises:
         CheckpointError: there are none, or a shard that the index names is missing.
@@ -71,7 +71,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_weights(files: list[Path]) -> dict[str, Tensor]:
-    """Every tensor of the files, backed by them."""
+    """Every tensor of the files, as views of memory maps."""
     tensors: dict[str, Tensor] = {}
     for path in files:
         if path.suffix == ".safetensors":
@@ -83,7 +83,7 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
 
 
 def read_json(path: Path, key: str | None = None) -> dict[str, Any]:
-    """The object in a JSON file, or the object under its `key`. CheckpointError if there is none."""
+    """The object in a JSON file, or the object under its `key`. Raises CheckpointError if there is none."""
     try:
         content = json.loads(path.read_text())
         content = content if key is None else content[key]

@@ -15,7 +15,7 @@ from cosmos_triton.runtime.mapped_file import Shapes
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."  # of every key in an adapter's file
 
-# Settings that do not change what is merged. Any other one must be off, so that none is passed over in silence.
+# Settings that do not change the merged weights. Any other must be off, so that none is silently ignored.
 HARMLESS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -43,11 +43,13 @@ class Adapter:
     factors: dict[str, tuple[Tensor, Tensor]]
 
     def check(self, shapes: Shapes) -> None:
-        """CheckpointError unless every adapted weight is there, with the shape that its factors make."""
+        """Raises CheckpointError unless every adapted weight exists with the shape of its factors' product."""
         for name, (a, b) in self.factors.items():
-            made = (b.shape[0], a.shape[1])
-            if shapes.get(name) != made:
-                raise CheckpointError(f"{self.path}: adapts {name} of shape {list(made)}, the model has no such weight")
+            product = (b.shape[0], a.shape[1])
+            if shapes.get(name) != product:
+                raise CheckpointError(
+                    f"{self.path}: adapts {name} of shape {list(product)}, the model has no such weight"
+                )
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
         """The adapted weight, computed in fp32 and rounded once; the weight itself where it is not adapted."""
@@ -61,7 +63,7 @@ def read_adapter(folder: Path) -> Adapter:
     """The adapter of a PEFT folder: adapter_config.json and its weights.
 
     Raises:
-        CheckpointError: the adapter is of another kind, or uses a setting that a plain merge leaves out.
+        CheckpointError: the adapter is of another kind, or has a setting that a plain merge does not support.
     """
     path = folder / CONFIG
     config = read_json(path)

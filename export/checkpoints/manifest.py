@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint directory: what its files are and where they came from.
+"""The manifest of a checkpoint directory: origin and hash of its files.
 
 revisions   hub repository -> the commit that was downloaded
 sources     released file -> its SHA-256, size and modification time
@@ -19,23 +19,23 @@ from cosmos_triton.runtime.errors import CheckpointError
 NAME = "cosmos-triton.manifest.json"
 CHUNK_BYTES = 16 * 2**20
 
-Progress = Callable[[int], object]  # told how many more bytes are done
+Progress = Callable[[int], object]  # called with the number of bytes done since the last call
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceRecord:
     sha256: str
     bytes: int
     mtime_ns: int
 
     def describes(self, path: Path) -> bool:
-        """Whether the file looks untouched; its content is not read."""
+        """Whether size and modification time are unchanged; the content is not read."""
         stat = path.stat()
         return (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConvertedRecord:
     sha256: str
     bytes: int
     sources: dict[str, str]
@@ -45,20 +45,20 @@ class Converted:
 class Manifest:
     directory: Path
     revisions: dict[str, str] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
-    converted: dict[str, Converted] = field(default_factory=dict)
+    sources: dict[str, SourceRecord] = field(default_factory=dict)
+    converted: dict[str, ConvertedRecord] = field(default_factory=dict)
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """The manifest of `directory`, empty if there is none yet. CheckpointError if it cannot be read."""
+        """The manifest of `directory`, empty if there is none yet. Raises CheckpointError if it cannot be read."""
         path = directory / NAME
         try:
             content = json.loads(path.read_text())
             return cls(
                 directory,
                 revisions=content["revisions"],
-                sources={name: Source(**record) for name, record in content["sources"].items()},
-                converted={name: Converted(**record) for name, record in content["converted"].items()},
+                sources={name: SourceRecord(**record) for name, record in content["sources"].items()},
+                converted={name: ConvertedRecord(**record) for name, record in content["converted"].items()},
             )
         except FileNotFoundError:
             return cls(directory)
@@ -71,7 +71,7 @@ class Manifest:
         replace_file(self.directory / NAME, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
 
     def source_sha256(self, path: Path, progress: Progress) -> str:
-        """SHA-256 of a released file, read only if the file changed since it was last taken."""
+        """SHA-256 of a released file, computed only if the file has changed since it was recorded."""
         name = path.relative_to(self.directory).as_posix()
         known = self.sources.get(name)
         if known is None or not known.describes(path):
@@ -83,7 +83,7 @@ class Manifest:
     def record_source(self, path: Path, sha256: str) -> None:
         stat = path.stat()
         name = path.relative_to(self.directory).as_posix()
-        self.sources[name] = Source(sha256, stat.st_size, stat.st_mtime_ns)
+        self.sources[name] = SourceRecord(sha256, stat.st_size, stat.st_mtime_ns)
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
@@ -96,7 +96,7 @@ def sha256_of(path: Path, progress: Progress) -> str:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part."""
+    """Write a small file atomically: a reader sees the old content or the new."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)
     os.replace(partial, path)

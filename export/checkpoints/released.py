@@ -1,4 +1,4 @@
-"""Finding and reading released files: what a converted file is made from."""
+"""Finds and reads released files, the sources of the converted ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cosmos_triton.runtime.errors import CheckpointError
 
 
 class MissingError(CheckpointError):
-    """A released file or folder is not in the checkpoint directory; the message is its name there."""
+    """A released file or folder is not in the checkpoint directory; the message is its path there."""
 
 
 def unchanged(_: str, tensor: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def unchanged(_: str, tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors under their released names, and what is written of each."""
+    """Tensors by their released names. `merge` is applied to each when it is written."""
 
     tensors: dict[str, Tensor]
     merge: Callable[[str, Tensor], Tensor] = unchanged
@@ -41,12 +41,12 @@ class Release:
     companions: list[Path] = field(default_factory=list)  # copied beside the converted file
 
 
-# Looks through a checkpoint directory; raises MissingError.
+# Searches a checkpoint directory; raises MissingError.
 Find = Callable[[Path], Release]
 
 
 def torch_file(source: str, *, items: tuple[str, ...] = ()) -> Find:
-    """A file of torch.save or torch.jit.save. `items` names the tensors of a file that holds a tuple."""
+    """A file written by torch.save or torch.jit.save. `items` names the tensors of a file with a tuple."""
 
     def find(directory: Path) -> Release:
         path = directory / source
@@ -62,7 +62,7 @@ def torch_file(source: str, *, items: tuple[str, ...] = ()) -> Find:
 
 
 def transformers_folder(folder: str, repository: str) -> Find:
-    """A model folder of transformers, plain or as a hub cache."""
+    """A model folder of transformers, plain or as a Hugging Face cache."""
 
     def find(directory: Path) -> Release:
         model = _model_folder(directory, folder, repository, marker="config.json")

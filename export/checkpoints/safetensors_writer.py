@@ -1,7 +1,7 @@
-"""Safetensors files written one tensor at a time.
+"""Writes safetensors files one tensor at a time.
 
-The library's own `save_file` wants every tensor at hand before it writes the first byte. Here a tensor may be a view
-of a memory-mapped file, or be computed when its turn comes, so that memory holds one tensor and not one model.
+The library's `save_file` needs every tensor in memory before it writes the first byte. Here a tensor may be a view of a
+memory-mapped file or be computed when it is written, so memory holds one tensor and not one model.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], *, value: Callable[[str, Tensor], Tensor], progress: Progress
 ) -> str:
-    """Write `value(name, tensor)` for each of `tensors`, whose dtypes and shapes it keeps. Returns the SHA-256.
+    """Write `value(name, tensor)`, of the same dtype and shape, for each of `tensors`. Returns the file's SHA-256.
 
-    The file appears under its name when it is complete and on disk.
+    The file is renamed to `path` when it is complete and on disk.
     """
     # The widest first, so that every tensor stays aligned to its own width.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))

@@ -1,12 +1,12 @@
-"""Files written by torch.save and torch.jit.save, read without running any code from them.
+"""Reads files of torch.save and torch.jit.save without running any code from them.
 
-Both are pickles, and a pickle may name any function to be called. The unpickler here knows a short list of harmless
-names, and refuses a file that asks for another. Tensors are backed by a memory map of the file in all three layouts:
+Both are pickles, and a pickle may call any function by name. The unpickler here has a short list of harmless names and
+refuses a file that asks for another. Tensors are backed by a memory map of the file in all three layouts:
 
 - a zip archive by torch.save: `data.pkl`, and one uncompressed member a storage;
-- a zip archive by torch.jit.save: the same, in which classes of the module's own code (`__torch__...`) stand for
-  modules. They become inert records; the code beside them is not looked at;
-- the layout of torch.save before 1.6: five pickles, then the storages one after another, each behind its length.
+- a zip archive by torch.jit.save: the same, with classes of the module's own code (`__torch__...`) for modules. They
+  become inert records; the code beside them is not read;
+- the layout of torch.save before 1.6: five pickles, then the storages one after another, each after its length.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STORAGE_DTYPES = {
 def read_torch_file(path: Path) -> dict[str, Tensor]:
     """Every tensor saved in `path`, by its dotted key: "layers.0.weight", or "0" for the first of a tuple.
 
-    Of a TorchScript archive these are the keys of its state_dict(), and plain tensor attributes besides.
+    Of a TorchScript archive these are the keys of its state_dict() and plain tensor attributes.
 
     Raises:
         CheckpointError: the file cannot be read, or its pickle asks for a name that is not on the list.
@@ -61,7 +61,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: refuses to load: the pickle asks for '{refused}'") from refused
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except Exception as error:  # whatever bytes that are no torch file lead to
+    except Exception as error:  # of arbitrary bytes, zipfile and pickle raise many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path}: not a whole torch file: {reason}") from error
 
@@ -84,7 +84,7 @@ class _Refused(Exception):
 
 
 class _Record:
-    """What stands for a class of the file: its attributes, and no behaviour."""
+    """Replaces an instance of a class of the file: its attributes, without behaviour."""
 
     attributes: Mapping[str, Any] = MappingProxyType({})
 
@@ -95,7 +95,7 @@ class _Record:
             self.attributes = state
 
 
-# Takes the key and length in bytes of a storage.
+# Arguments: key and length in bytes of a storage.
 _StorageOf = Callable[[str, int], torch.UntypedStorage]
 
 
@@ -172,7 +172,7 @@ def _read_archive(path: Path) -> Any:
 
 
 def _data_offset(file: BinaryIO, member: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: its local header has a name and an extra field of its own length."""
+    """Where a member's bytes begin, after the local header with its variable-length name and extra field."""
     file.seek(member.header_offset)
     name_length, extra_length = struct.unpack("<26xHH", file.read(30))
     return member.header_offset + 30 + name_length + extra_length
@@ -186,7 +186,7 @@ def _read_legacy(path: Path) -> Any:
         if not _Unpickler(file).load()["little_endian"]:
             raise ValueError("its numbers are big-endian")
         start = file.tell()
-        # Where a storage lies is only known behind the pickle, so that it is read twice.
+        # The offsets of storages are known only after the pickle, which is therefore read twice.
         first = _Unpickler(file)
         first.load()
         offsets: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Whether a checkpoint directory holds what the deployments need, whole and in the right shapes."""
+"""Checks a checkpoint directory: files, tensor names, shapes and SHA-256, for each deployment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cosmos_triton.runtime.mapped_file import SafetensorsFile
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of one converted file.
+    """The state of one converted file.
 
     fits: names of the deployments that can use it.
-    lacking: why none can.
-    problem: what is wrong with a file that is there.
+    lacking: why no deployment can.
+    problem: what is wrong with an existing file.
     """
 
     checkpoint: Checkpoint
@@ -32,17 +32,17 @@ class Finding:
     problem: str = ""
 
     def lacking_for(self, deployment: Deployment) -> str:
-        """What `deployment` misses here, or nothing."""
+        """What `deployment` lacks of this file; empty if nothing."""
         if deployment.name in self.fits or not self.checkpoint.needed_by(deployment):
             return ""
         return f"{self.checkpoint.target} (here of another size)" if self.fits else self.lacking
 
 
 def verify(directory: Path, *, deployment: str | None = None) -> bool:
-    """Print which deployments are ready and what the others miss, then what is broken, a line each.
+    """Print which deployments are ready and what the others lack, then what is broken, a line each.
 
     Returns:
-        Whether nothing that is there is broken, and `deployment` is ready; without one, any deployment.
+        Whether no existing file is broken and `deployment` is ready; without one, whether any deployment is.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such folder")
@@ -66,7 +66,7 @@ def verify(directory: Path, *, deployment: str | None = None) -> bool:
 def require(directory: Path, deployment: Deployment) -> None:
     """Raises CheckpointError, naming what is missing or does not fit, unless `deployment` can run from `directory`.
 
-    Names and shapes alone: nothing is hashed, so it takes no longer for a large model than for a small one.
+    Only names and shapes are checked, not hashes, so that the time does not depend on the model's size.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such folder")
@@ -109,7 +109,7 @@ def _examine(checkpoint: Checkpoint, directory: Path, damaged: dict[str, str]) -
 
 
 def _damaged(manifest: Manifest) -> dict[str, str]:
-    """Recorded files whose content is not what was written, and what to say of them."""
+    """Converted files whose SHA-256 is not the recorded one, and the message for each."""
     directory, recorded = manifest.directory, manifest.converted
     present = [target for target in recorded if (directory / target).is_file()]
     size = sum((directory / target).stat().st_size for target in present)

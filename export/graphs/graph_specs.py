@@ -35,7 +35,7 @@ BATCH = {0: "batch"}
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class LazyWeights:
     """A network that is built without memory, its weights being read from one checkpoint file as they are needed."""
 
     build: Callable[[Any], nn.Module]
@@ -48,14 +48,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class LoadedWeights:
     """A network that is loaded the way its stage loads it; for small ones of several files."""
 
     load: Callable[[Path, Deployment, str], nn.Module]
     files: tuple[str, ...]
 
 
-Source = Stored | Whole
+WeightSource = LazyWeights | LoadedWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class GraphSpec:
     """
 
     network_name: Callable[[Deployment], str]
-    source: Source
+    source: WeightSource
     inputs: dict[str, dict[int, str]]
     outputs: tuple[str, ...]
     sample: MakeSample
@@ -159,7 +159,9 @@ def _frames(_: Path, deployment: Deployment, batch: int) -> Samples:
 SPECS: dict[str, GraphSpec] = {
     "text_encoder": GraphSpec(
         network_name=lambda deployment: deployment.text_encoder,
-        source=Stored(text_encoder.build_text_encoder, text_encoder.PRESETS, f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}"),
+        source=LazyWeights(
+            text_encoder.build_text_encoder, text_encoder.PRESETS, f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}"
+        ),
         inputs={"input_ids": BATCH, "attention_mask": BATCH},
         outputs=("hidden_states",),
         sample=_prompts,
@@ -167,7 +169,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "discrete_encoder": GraphSpec(
         network_name=lambda deployment: deployment.discrete_tokenizer,
-        source=Stored(tokenizer.DiscreteEncoder, tokenizer.PRESETS, paths.DISCRETE_ENCODER),
+        source=LazyWeights(tokenizer.DiscreteEncoder, tokenizer.PRESETS, paths.DISCRETE_ENCODER),
         inputs={"video": {2: "frames"}},
         outputs=("tokens",),
         sample=_input_frames,
@@ -177,7 +179,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "discrete_decoder": GraphSpec(
         network_name=lambda deployment: deployment.discrete_tokenizer,
-        source=Stored(tokenizer.DiscreteDecoder, tokenizer.PRESETS, paths.DISCRETE_DECODER),
+        source=LazyWeights(tokenizer.DiscreteDecoder, tokenizer.PRESETS, paths.DISCRETE_DECODER),
         inputs={"tokens": BATCH},
         outputs=("video",),
         sample=_clip_tokens,
@@ -185,7 +187,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "denoising_step": GraphSpec(
         network_name=lambda deployment: deployment.diffusion_decoder,
-        source=Stored(
+        source=LazyWeights(
             diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, paths.DIFFUSION_DECODER
         ),
         inputs={
@@ -202,7 +204,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "continuous_decoder": GraphSpec(
         network_name=lambda deployment: deployment.continuous_tokenizer,
-        source=Stored(tokenizer.ContinuousDecoder, tokenizer.PRESETS, paths.CONTINUOUS_DECODER),
+        source=LazyWeights(tokenizer.ContinuousDecoder, tokenizer.PRESETS, paths.CONTINUOUS_DECODER),
         inputs={"latents": BATCH},
         outputs=("video",),
         sample=_latents,
@@ -210,7 +212,9 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "content_classifier": GraphSpec(
         network_name=lambda deployment: deployment.video_safety,
-        source=Whole(load_content_classifier, (f"{paths.VIDEO_SAFETY_ENCODER}/{paths.WEIGHTS}", paths.VIDEO_SAFETY)),
+        source=LoadedWeights(
+            load_content_classifier, (f"{paths.VIDEO_SAFETY_ENCODER}/{paths.WEIGHTS}", paths.VIDEO_SAFETY)
+        ),
         inputs={"pixels": BATCH},
         outputs=("logits",),
         sample=_squares,
@@ -218,7 +222,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "face_detector": GraphSpec(
         network_name=lambda deployment: deployment.face_detector,
-        source=Stored(retinaface.RetinaFace, retinaface.PRESETS, paths.FACE_DETECTOR),
+        source=LazyWeights(retinaface.RetinaFace, retinaface.PRESETS, paths.FACE_DETECTOR),
         inputs={"pixels": BATCH},
         outputs=("loc", "conf", "landms"),
         sample=_frames,

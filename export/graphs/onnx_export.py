@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_triton.export.checkpoints.manifest import Manifest, sha256_of
-from cosmos_triton.export.graphs.graph_specs import SPECS, GraphSpec, Stored, in_precision
+from cosmos_triton.export.graphs.graph_specs import SPECS, GraphSpec, LazyWeights, in_precision
 from cosmos_triton.export.graphs.onnx_graph import OPSET, export_graph
 from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, BackendError, ExportedStage, GraphRecord, Port
 from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -78,7 +78,7 @@ def torch_outputs(
     """The outputs of the torch module for each of `samples`. The module is not kept."""
     source = spec.source
     network: nn.Module
-    if isinstance(source, Stored):
+    if isinstance(source, LazyWeights):
         config = source.presets[spec.network_name(deployment)]
         network = load_network(source.build, config, checkpoint_dir / source.file, dtype=dtype, device=device)
     else:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from tqdm import tqdm
 
-from cosmos_triton.export.graphs.graph_specs import GraphSpec, Stored, in_precision
+from cosmos_triton.export.graphs.graph_specs import GraphSpec, LazyWeights, in_precision
 from cosmos_triton.runtime.checkpoints import network_shapes, shape_problems, summary
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.errors import CheckpointError
@@ -66,7 +66,7 @@ def _hollow_network(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """The network, and for each name of a weight without content the file's tensor."""
     source = spec.source
-    if not isinstance(source, Stored):
+    if not isinstance(source, LazyWeights):
         return source.load(directory, deployment, "cpu").to(dtype), {}
     with torch.device("meta"):
         network = source.build(source.presets[spec.network_name(deployment)])
