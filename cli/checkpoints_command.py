@@ -1,4 +1,4 @@
-"""The command line of this room: `cosmos-triton checkpoints`."""
+"""The command line `cosmos-triton checkpoints`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ DOWNLOADABLE = [deployment.name for deployment in DEPLOYMENTS.values() if not de
 def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
     checkpoints = commands.add_parser(
         "checkpoints",
-        help="bring checkpoints to this machine and make them ready to serve",
-        description="Bring checkpoints to this machine and make them ready to serve: "
-        "download (or tiny), then convert, then verify.",
+        help="download checkpoints and make them ready to serve",
+        description="Download checkpoints and make them ready to serve: download (or tiny), then convert, then verify.",
     )
     steps = checkpoints.add_subparsers(metavar="STEP", required=True)
 
@@ -38,9 +37,9 @@ def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
         steps,
         "download",
         _download,
-        help="fetch the released files of a deployment",
-        description="Fetch the released files of a deployment from the Hugging Face hub. Access to every repository "
-        "is checked before anything is fetched. Run it again to continue a download that was cut.",
+        help="download the released files of a deployment",
+        description="Download the released files of a deployment from the Hugging Face hub. Access to every repository "
+        "is checked first. Run it again to resume an interrupted download.",
         example="cosmos-triton checkpoints download --deployment 4b --to checkpoints",
     )
     download.add_argument("--deployment", choices=DOWNLOADABLE, required=True)
@@ -50,9 +49,9 @@ def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
         steps,
         "convert",
         _convert,
-        help="released files to safetensors",
-        description="Write the released files as safetensors beside them, which is all that the server reads. No code "
-        "from a file is run. What was converted before is left alone.",
+        help="convert released files to safetensors",
+        description="Convert the released files to safetensors beside them, the only format that the server reads. No "
+        "code from a file is run. Files that have not changed are skipped.",
         example="cosmos-triton checkpoints convert checkpoints",
     )
     _add_directory(convert)
@@ -61,9 +60,9 @@ def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
         steps,
         "verify",
         _verify,
-        help="what is there, what is missing, what does not fit",
-        description="Hold the converted files against the networks of every deployment, and against the SHA-256 "
-        "they had when they were written.",
+        help="what exists, what is missing, what does not fit",
+        description="Check the converted files against the networks of every deployment, and against the SHA-256 that "
+        "was recorded when they were written.",
         example="cosmos-triton checkpoints verify checkpoints --deployment 4b",
     )
     _add_directory(verify)
@@ -84,7 +83,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# Below, torch and its companions are loaded by the step that needs them.
+# Each step imports torch itself, so that other commands start without it.
 
 
 def _tiny(args: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def _stages(args: argparse.Namespace) -> list[str]:
     return [stage for stage in GRAPHS if STAGES[stage].is_in(DEPLOYMENTS[args.deployment])]
 
 
-# Below, torch and its companions are loaded by the kind that needs them.
+# Each kind imports torch itself, so that other commands start without it.
 
 
 def _onnx(args: argparse.Namespace) -> int:

@@ -17,8 +17,8 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "serve",
         help="start a server and keep it running",
-        description="Start a server for one deployment, say in one line when it is ready, and keep it so: a stage that "
-        "dies is brought back. The first SIGTERM or Ctrl-C lets requests under way finish, the second does not.",
+        description="Start a server for one deployment, print one line when it is ready, and keep it ready: a stage "
+        "that dies is restarted. The first SIGTERM or Ctrl-C lets running requests finish, the second does not.",
         epilog="example: cosmos-triton serve --deployment tiny --checkpoint-dir /tmp/checkpoints",
     )
     parser.set_defaults(run=_serve)
@@ -32,17 +32,17 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
         type=_window,
         default=1,
         metavar="TOKENS",
-        help=f"speculative decoding: how many tokens the AR model tries at a time, up to {MAX_WINDOW} (default: 1, "
+        help=f"speculative decoding: how many tokens a step of the AR model tries, up to {MAX_WINDOW} (default: 1, "
         "plain decoding). A seed gives the same tokens every time, and in fp32 those of plain decoding; in bf16 "
-        "rounding may pick others. What it gains on trained weights has not been measured",
+        "rounding may pick others. The speed-up on trained weights has not been measured",
     )
     parser.add_argument(
         "--engine",
         action="append",
         default=[],
         metavar="STAGE=ENGINE",
-        help=f"what runs a stage: {', '.join(BACKENDS)}; may be given several times. The last two need graphs, which "
-        "`cosmos-triton export` makes (default: torch, or on a CPU onnxruntime where it is faster and has graphs). "
+        help=f"backend of a stage: {', '.join(BACKENDS)}; may be given several times. The last two need graphs from "
+        "`cosmos-triton export` (default: torch, or on a CPU onnxruntime where it is faster and has graphs). "
         f"Stages: {', '.join(GRAPHS)}",
     )
     parser.add_argument(

@@ -213,7 +213,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -
 def test_a_later_run_takes_up_what_an_earlier_one_left(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub.cut_after["model.pt"] = [1200] + [0] * download_module.ATTEMPTS
+    hub.cut_after["model.pt"] = [1200] + [0] * download_module.MAX_ATTEMPTS
     assert run(tmp_path) == 1
     assert capsys.readouterr().err.endswith("run again to continue\n")
     assert not (tmp_path / AR / "model.pt").exists()
@@ -249,7 +249,7 @@ def test_content_that_is_not_what_the_hub_names_is_not_kept(
 
 
 def test_later_runs_stay_on_the_commit_of_the_first(hub: Hub, tmp_path: Path) -> None:
-    hub.cut_after["model.pt"] = [1200] + [0] * download_module.ATTEMPTS
+    hub.cut_after["model.pt"] = [1200] + [0] * download_module.MAX_ATTEMPTS
     assert run(tmp_path) == 1
     repository = hub.repositories[f"nvidia/{AR}"]
     repository.versions[SECOND] = {"model.pt": large(), "config.json": b'{"new": 1}'}

@@ -23,7 +23,7 @@ FULL = StageSettings(
     streamed_blocks=3,
     slots=8,
     window=4,
-    max_waiting=64,
+    max_queue_size=64,
     max_jobs=2,
 )
 
