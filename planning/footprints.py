@@ -7,11 +7,11 @@ network on meta tensors. A test holds them to that and to the released files. Re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.deployments import PRESET_OF, Deployment
 
 FILE = Path(__file__).with_name("footprints.json")
 
@@ -68,21 +68,7 @@ def as_json(footprints: Mapping[str, Footprint]) -> str:
 
 FOOTPRINTS = read_footprints()
 
-# The preset that a deployment has of each kind of network.
-PRESETS: dict[str, Callable[[Deployment], str]] = {
-    "ar": lambda d: d.ar_preset,
-    "discrete_encoder": lambda d: d.discrete_tokenizer,
-    "discrete_decoder": lambda d: d.discrete_tokenizer,
-    "diffusion": lambda d: d.diffusion_decoder,
-    "continuous_decoder": lambda d: d.continuous_tokenizer,
-    "siglip": lambda d: d.video_safety,
-    "video_safety": lambda d: d.video_safety,
-    "face_detector": lambda d: d.face_detector,
-    "t5": lambda d: d.text_encoder,
-    "aegis": lambda d: "tiny" if d.is_tiny else "llamaguard-7b",
-}
-
 
 def footprint_key(deployment: Deployment, kind: str) -> str:
     """The key of a deployment's network of one kind in the table of footprints."""
-    return f"{kind} {PRESETS[kind](deployment)}"
+    return f"{kind} {PRESET_OF[kind](deployment)}"

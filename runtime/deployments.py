@@ -5,6 +5,7 @@ No torch here: the client reads names and defaults from this table.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 class Deployment:
     """One autoregressive model and the networks around it, each named by its preset in `networks/`.
 
-    A video clip is `frames` long, and `height` x `width` pixels large, whatever the input was.
+    A generated clip has `frames` frames of `height` x `width` pixels, whatever the input's size.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Deployment:
 
     @property
     def is_tiny(self) -> bool:
-        """Whether its checkpoints are made on the spot; the others are downloaded."""
+        """Whether its checkpoints are generated on this machine; the others are downloaded."""
         return self.name.startswith("tiny")
 
 
@@ -69,4 +70,18 @@ DEPLOYMENTS: dict[str, Deployment] = {
         _tiny("tiny", suffix="tiny"),
         _tiny("tiny-video2world", suffix="tiny-Video2World", is_video2world=True),
     )
+}
+
+# The preset that a deployment has of each kind of network.
+PRESET_OF: dict[str, Callable[[Deployment], str]] = {
+    "ar": lambda d: d.ar_preset,
+    "discrete_encoder": lambda d: d.discrete_tokenizer,
+    "discrete_decoder": lambda d: d.discrete_tokenizer,
+    "diffusion": lambda d: d.diffusion_decoder,
+    "continuous_decoder": lambda d: d.continuous_tokenizer,
+    "siglip": lambda d: d.video_safety,
+    "video_safety": lambda d: d.video_safety,
+    "face_detector": lambda d: d.face_detector,
+    "t5": lambda d: d.text_encoder,
+    "aegis": lambda d: "tiny" if d.is_tiny else "llamaguard-7b",
 }

@@ -28,7 +28,7 @@ class StageSpec:
         parameters: settings that its config.pbtxt or `serve` must set, fields of `StageSettings`.
 
     How its networks run:
-        networks: kinds of network that it loads, as in `planning/footprints.py`. Blocks of the first can be streamed.
+        networks: kinds of network that it loads, as in `PRESET_OF`. Blocks of the first can be streamed.
         graphs: its graphs for ONNX Runtime and TensorRT, as in `export/graphs/graph_specs.py`; none where torch is the
             only backend.
         cpu_backend: the default on a CPU where graphs have been exported: the faster one in every round of

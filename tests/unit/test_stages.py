@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_triton.planning.footprints import PRESETS
+from cosmos_triton.runtime.deployments import PRESET_OF
 from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving.run_directory import model_repository, read_config
 from support.paths import ROOT
@@ -94,7 +94,7 @@ def test_the_table_is_the_model_repository() -> None:
 def test_the_table_names_networks_and_graphs_that_exist() -> None:
     from cosmos_triton.export.graphs.graph_specs import SPECS
 
-    assert {kind for spec in STAGES.values() for kind in spec.networks} == set(PRESETS)
+    assert {kind for spec in STAGES.values() for kind in spec.networks} == set(PRESET_OF)
     assert {graph for spec in STAGES.values() for graph in spec.graphs} == set(SPECS)
 
 
