@@ -1,13 +1,12 @@
-"""torch against ONNX Runtime on this CPU, a stage: seconds of a clip in each, and their ratio.
+"""torch against ONNX Runtime on this CPU: seconds a clip of each stage, and their ratio.
 
     python benchmarks/engines.py
     python benchmarks/engines.py --deployment 4b --checkpoint-dir checkpoints --stage video_guardrail
     python benchmarks/engines.py --json
 
-Networks alone, in the shapes that the stages call them with, and as often as one clip does. The engines take turns,
-call by call, so that both see the same machine; a stage's ratio is that of one round, given as the median and the range
-over the rounds. On one thread, as the stages of a server run, and on all cores. Without checkpoints, tiny ones are made
-and exported.
+The networks alone, with the shapes and the number of calls of one clip. The two backends alternate call by call, so
+that both run on the same load of the machine; the ratio of a round is reported as median and range over the rounds. On
+one thread, as the stages of a server run, and on all cores. Without checkpoints, tiny ones are made and exported.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from cosmos_triton.runtime.diffusion.sampler import SamplerSettings
 from cosmos_triton.runtime.stages import GRAPHS
 
 FRAMES = 33
-CALLS = {  # of one clip; once where it is not said
+CALLS = {  # a clip; 1 for the others
     "denoising_step": SamplerSettings().steps + 1,
     "content_classifier": math.ceil(FRAMES / 8),
     "face_detector": math.ceil(FRAMES / 8),
@@ -59,7 +58,7 @@ def seconds_of(call: Any) -> float:
 def measure(
     stage: str, deployment: Deployment, checkpoint_dir: Path, threads: int, rounds: int
 ) -> list[dict[str, float]]:
-    """Seconds of one clip in each engine, a round."""
+    """Seconds a clip of each backend, a round."""
     torch.set_num_threads(threads)
     exported = ExportedStage.below(checkpoint_dir / FOLDER, stage, ONNXRUNTIME)
     calls = []
@@ -67,19 +66,19 @@ def measure(
         spec = SPECS[graph]
         sample = (spec.served or spec.sample)(checkpoint_dir, deployment, spec.sizes[1])
         network = torch_network(graph, deployment, checkpoint_dir)
-        engine = OnnxRuntimeBackend(exported.file(graph), threads=threads)
+        backend = OnnxRuntimeBackend(exported.file(graph), threads=threads)
         named = dict(zip(spec.inputs, sample, strict=True))
-        engines = {"torch": lambda n=network, s=sample: n(*s), ONNXRUNTIME: lambda e=engine, s=named: e.run(s)}
-        calls.append((CALLS.get(graph, 1), engines))
-    for _, engines in calls:
-        for call in engines.values():
+        backends = {"torch": lambda n=network, s=sample: n(*s), ONNXRUNTIME: lambda b=backend, s=named: b.run(s)}
+        calls.append((CALLS.get(graph, 1), backends))
+    for _, backends in calls:
+        for call in backends.values():
             call()
     results = []
     for _ in range(rounds):
         total = {"torch": 0.0, ONNXRUNTIME: 0.0}
-        for count, engines in calls:
+        for count, backends in calls:
             for _ in range(count):
-                for name, call in engines.items():
+                for name, call in backends.items():
                     total[name] += seconds_of(call)
         results.append(total)
     return results

@@ -1,13 +1,12 @@
-"""Exports graphs of full size, with random weights, and says what that takes: seconds, memory, disk.
+"""Exports graphs of full size with random weights, and measures seconds, memory and disk.
 
     python benchmarks/full_size_graphs.py denoising_step
     python benchmarks/full_size_graphs.py text_encoder --compare
 
-First a checkpoint of the released shapes and precision is written, then the graph is made of it just as `cosmos-triton
-export onnx` makes it. Anonymous memory is what the process holds itself; pages of mapped files, which the system takes
-back when it needs them, are not in it. Some weights of the graph are compared with the checkpoint's, bit for bit, and
-with --compare the outputs with torch's: both read their weights from mapped files then, but torch needs memory for
-those whose precision differs from the graph's.
+First a checkpoint of the released shapes and precision is written, then it is exported as by `cosmos-triton export
+onnx`. Anonymous memory does not include pages of mapped files, which the system can reclaim. Some weights of the graph
+are compared with the checkpoint's, bit for bit, and with --compare the outputs with torch's: both map their weights
+from files then, but torch needs memory for weights in another precision than the graph's.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def write_random(path: Path, spec: GraphSpec, dtype: torch.dtype) -> None:
 
 
 class PeakMemory(threading.Thread):
-    """The most anonymous memory of this process, in bytes."""
+    """Peak anonymous memory of this process, in bytes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

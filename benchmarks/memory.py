@@ -4,18 +4,18 @@
     python benchmarks/memory.py --deployment 4b --compare diffusion_decoder
     python benchmarks/memory.py --deployment tiny --gpu-memory 3.5   # on this CPU, by counting bytes
 
-Random weights of full size: they take the memory and the time of trained ones, and need no checkpoints. Each stage is
-a process of its own, as on the server, keeps its weights as the plan says, and works once for practice and once for the
-record: the diffusion decoder one of its 16 evaluations and one decoding, the AR sampler a prefill and 32 steps, the
-others what they do for one clip or prompt. All stay until the last has been measured, as idle stages do.
+Random weights of full size take the memory and the time of trained ones, and need no checkpoints. Each stage runs in
+its own process, as on the server, with its weights where the plan has them. It runs once for warm-up and once for the
+measurement: the diffusion decoder one of its 16 evaluations and one decoding, the AR sampler a prefill and 32 steps,
+the others one clip or prompt. All processes stay until the last has been measured, as idle stages do.
 
-- held: what the stage's process takes on the GPU while it does nothing, context and all; at work: what it takes more.
-  Each process is capped at its share of the plan, as on the server.
-- the whole (GPU only): the most that was in use on the GPU, less what was in use before.
-- `--compare STAGE` times that stage as planned and with resident weights, in one process each, on the same GPU; of the
-  diffusion decoder a whole clip.
+- held: memory of the stage's process while it is idle, CUDA context included; working: memory on top while it works.
+  Each process's allocator has the limit of the plan, as on the server.
+- the whole (GPU only): peak memory in use on the GPU, less what was in use before.
+- `--compare STAGE` times that stage as planned and with resident weights, in one process each, on the same GPU; the
+  diffusion decoder for a whole clip.
 
-On a CPU the bytes of tensors are counted: weights where they are, activations as they live and die.
+On a CPU the bytes of tensors are counted instead: weights on the device, and live activations.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def random_network(subject: Subject, device: str, *, eight_bit: bool) -> nn.Modu
 
 
 class Work:
-    """One stage's networks, kept as planned, and what it does with them."""
+    """One stage's networks, placed as planned, and one run of them."""
 
     def __init__(self, stage: StagePlan, deployment: Deployment, device: str, *, evaluations: int) -> None:
         self.evaluations = evaluations
@@ -114,17 +114,17 @@ class Work:
                         subject.run(network, blank, self.stage.batch)
             if self.device != "cpu":
                 torch.cuda.synchronize()
-                self.used = used_here()  # the allocator gives nothing back before the work ends
+                self.used = used_here()  # the allocator frees nothing before the work ends
 
     def held(self) -> int:
-        """Bytes of weights and cache now."""
+        """Bytes of weights and KV cache on the device now."""
         tensors = [t for network in self.networks for t in (*network.parameters(), *network.buffers())]
         if self.decoder:
             tensors += [t for t in self.decoder.cache.tensors if t is not None]
         return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
     def measure(self) -> dict[str, float]:
-        """Of one more run: bytes held and bytes more while at work, and seconds."""
+        """Resident and workspace bytes, and seconds, of one more run."""
         began = time.perf_counter()
         if self.device == "cpu":
             with LiveBytes() as live:
@@ -143,13 +143,13 @@ class Work:
 
 
 def used_here() -> int:
-    """Bytes in use on this process's GPU, by whomever."""
+    """Bytes in use on this process's GPU, by all processes."""
     free, total = torch.cuda.mem_get_info()
     return total - free
 
 
 def used_on_gpu() -> int:
-    """The same, asked by a process that has no context there."""
+    """The same, queried by a process without a CUDA context."""
     command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * MIB
 
@@ -157,7 +157,7 @@ def used_on_gpu() -> int:
 def stage_process(
     stage: StagePlan, deployment_name: str, device: str, share: int, evaluations: int, pipe: Connection
 ) -> None:
-    """Practise, measure when told to, and stay until the pipe is closed."""
+    """Warm up, measure on request, and stay until the pipe is closed."""
     if device != "cpu":
         limit_gpu_memory(share)
     try:
@@ -172,7 +172,7 @@ def stage_process(
 
 
 class StageProcess:
-    """A process that has practised."""
+    """A process that has warmed up."""
 
     def __init__(self, plan: MemoryPlan, stage: StagePlan, device: str, *, evaluations: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
@@ -194,12 +194,12 @@ class StageProcess:
 
 
 def measure_all(plan: MemoryPlan, device: str) -> tuple[list[dict[str, Any]], float]:
-    """A row for each stage, and the most that all took together."""
+    """A row for each stage, and the peak of all together."""
     on_gpu, rows, whole = device != "cpu", [], 0.0
     used = [used_on_gpu() if on_gpu else 0]
     with ExitStack() as stack:
         processes = []
-        for stage in tqdm(plan.stages, desc="stages start and practise"):
+        for stage in tqdm(plan.stages, desc="stages start and warm up"):
             processes.append(StageProcess(plan, stage, device))
             stack.callback(processes[-1].close)
             used.append(used_on_gpu() if on_gpu else 0)
