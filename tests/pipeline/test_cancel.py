@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosmos_triton.client import DeadlineExceeded, Event, Generation, WorldClient
-from support.pipeline_server import CLIP, TRITON, PipelineServer, seconds_until, tensor
+from cosmos_triton.client import DeadlineExceeded, Generation, WorldClient
+from support.pipeline_server import (
+    CLIP,
+    STOP_SECONDS,
+    TRITON,
+    PipelineServer,
+    cancellations,
+    follow,
+    seconds_until,
+    tensor,
+)
 
-STOP_SECONDS = 1.0
 SLOTS = 4
-
-
-def follow(updates: Iterator[Event | Generation], stage: str) -> Event:
-    """Up to a stage's first news from its midst."""
-    for update in updates:
-        assert isinstance(update, Event), f"{stage} has ended too early"
-        if update.stage == stage and 0 < update.done < update.total:
-            return update
-    raise AssertionError(f"{stage} has not begun")
-
-
-def cancellations(server: PipelineServer, model: str) -> int:
-    """How often the log says that a model gave a request up."""
-    return sum(f'"{model} ' in line and "the request was cancelled" in line for line in server.log.splitlines())
 
 
 @pytest.mark.parametrize("stage", ["ar_sampler", "diffusion_decoder"])

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.test_cancel import STOP_SECONDS, cancellations, follow
-from pipeline.test_stage_death import FAILED, assert_recovers, kill_at
 
 from cosmos_triton.client import Generation, ServerFailed
 from cosmos_triton.planning.memory_plan import GB, MemoryPlan, plan_memory
@@ -24,7 +22,8 @@ from cosmos_triton.serving.planned_config import RESOURCE
 from cosmos_triton.serving.run_directory import read_config
 from support import media_files as files
 from support.paths import SUPPORT
-from support.pipeline_server import PipelineServer, seconds_until
+from support.pipeline_server import STOP_SECONDS, PipelineServer, cancellations, follow, seconds_until
+from support.stage_death import FAILED, assert_recovers, kill_at
 
 REQUESTS, AT_ONCE = 200, 16
 CLIP_EVERY, DIFFUSION_EVERY = 5, 20  # requests; the others go to single stages

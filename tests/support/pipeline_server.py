@@ -24,6 +24,7 @@ PROMPT = "a tractor crosses the meadow"
 CLIP = files.clip(files.numbered(12))
 STILL = files.still(files.quadrants(), "png")
 SERVE = (Path(sys.executable).with_name("cosmos-triton"), "serve")
+STOP_SECONDS = 1.0  # within which a cancelled request leaves its stage
 TRITON = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 DTYPES = {
     "visual_input": np.object_,
@@ -133,3 +134,17 @@ def seconds_until(condition: Callable[[], bool], *, at_most: float) -> float:
         assert time.monotonic() - began < at_most, f"not within {at_most} s"
         time.sleep(0.02)
     return time.monotonic() - began
+
+
+def follow(updates: Iterator[Event | Generation], stage: str) -> Event:
+    """Up to a stage's first news from its midst."""
+    for update in updates:
+        assert isinstance(update, Event), f"{stage} has ended too early"
+        if update.stage == stage and 0 < update.done < update.total:
+            return update
+    raise AssertionError(f"{stage} has not begun")
+
+
+def cancellations(server: PipelineServer, model: str) -> int:
+    """How often the log says that a model gave a request up."""
+    return sum(f'"{model} ' in line and "the request was cancelled" in line for line in server.log.splitlines())
