@@ -14,7 +14,8 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import GuardrailBlocked, ServerFailed, ServerUnreachable
-from support.pipeline_server import PipelineServer, seconds_until
+from support.pipeline_server import PipelineServer
+from support.server import until
 from support.stage_death import FAILED, UNREADY, assert_recovers, kill_at
 
 BRIEF = [
@@ -72,7 +73,7 @@ def test_killed_pipeline_restarts_the_server(video2world: PipelineServer) -> Non
 def test_killed_plain_pipeline_restarts_the_server(video2world: PipelineServer) -> None:
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(video2world.infer, "grpc")
-        seconds_until(lambda: video2world.metric("cosmos_ar_running") == 1, at_most=20)
+        until(lambda: video2world.metric("cosmos_ar_running") == 1, seconds=20)
         killed = time.monotonic()
         for pid in video2world.stub_pids("world_generation"):
             os.kill(pid, signal.SIGKILL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import tritonclient.http
 from cosmos_triton.client import Event, Generation, WorldClient
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from support import media_files as files
-from support.served import Server
+from support.server import Server
 
 PROMPT = "a tractor crosses the meadow"
 CLIP = files.clip(files.numbered(12))
@@ -49,9 +48,6 @@ class PipelineServer(Server):
     @property
     def defaults(self) -> dict[str, Any]:
         return {"visual_input": CLIP} | ({"prompt": PROMPT} if self.deployment.is_video2world else {})
-
-    def url_of(self, protocol: str) -> str:
-        return self.grpc_url if protocol == "grpc" else self.url
 
     def generate(
         self, protocol: str = "grpc", *, on_event: Callable[[Event], None] | None = None, **inputs: Any
@@ -125,15 +121,6 @@ def tensor(triton: Any, name: str, values: np.ndarray) -> Any:
     held = triton.InferInput(name, values.shape, type)
     held.set_data_from_numpy(values)
     return held
-
-
-def seconds_until(condition: Callable[[], bool], *, at_most: float) -> float:
-    """Fails after so many seconds."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < at_most, f"not within {at_most} s"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def follow(updates: Iterator[Event | Generation], stage: str) -> Event:
