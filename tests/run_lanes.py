@@ -2,10 +2,10 @@
 
     python tests/run_lanes.py lint types unit
 
-Checks and lanes of one track run one after the other; the tracks run at the same time. Servers under test keep
-deadlines, so they have a track to themselves and a higher priority than everything else. The output of a lane that
-fails is printed when it ends, the last line is the sum over all lanes, and the exit code is 1 unless every check and
-lane has passed: a lane fails where pytest ends with any other code than 0 or has run no test.
+Checks and lanes of one track run one after the other; the tracks run at the same time. The pipeline lane takes longest
+and holds answers against deadlines, so it has a track to itself and priority over everything else. The output of a lane
+that fails is printed when it ends, the last line is the sum over all lanes, and the exit code is 1 unless every check
+and lane has passed: a lane fails where pytest ends with any other code than 0 or has run no test.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Lane:
 
 
 LANES = {
-    "lint": Lane("static", "ruff check --quiet . && ruff format --quiet --check . && hadolint Dockerfile.triton"),
-    "types": Lane("static", "mypy -p cosmos_triton"),
+    "lint": Lane("light", "ruff check --quiet . && ruff format --quiet --check . && hadolint Dockerfile.triton"),
+    "types": Lane("light", "mypy -p cosmos_triton"),
     "unit": Lane("compute", workers=2),
     "component": Lane("compute", workers=2),
     "parity": Lane("compute"),
     "gpu": Lane("compute"),
-    "server": Lane("servers"),
-    "pipeline": Lane("servers"),
+    "server": Lane("light"),  # mostly waits
+    "pipeline": Lane("pipeline"),
 }
 
 
@@ -69,7 +69,7 @@ class Run:
             command = [sys.executable, "-m", "pytest", str(TESTS / name), f"--junit-xml={results}"]
             command += ["-p", "no:cacheprovider"]  # which processes side by side would overwrite
             command += [f"--numprocesses={lane.workers}", "--dist=loadfile"] if lane.workers else []
-        if lane.track != "servers":
+        if lane.track != "pipeline":
             command = ["nice", *command]
         environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         with log.open("wb") as sink:
