@@ -19,7 +19,6 @@ from cosmos_triton.guardrail.policy import Policy
 from cosmos_triton.tiny.guardrails import BLOCKED_WORD, DANGER_WORD, draw_test_face, unsafe_frame
 from support import media_files as files
 from support.pipeline_server import CLIP, PROMPT, STILL, TRITON, PipelineServer, tensor
-from support.server import until
 
 INPUTS = {"clip": CLIP, "still": STILL}
 PROTOCOLS = ("grpc", "http")
@@ -238,13 +237,11 @@ def test_no_way_leads_around_the_guardrails(base: PipelineServer, stage: str) ->
 
 def test_log_names_stage_and_request_and_no_prompt(video2world: PipelineServer) -> None:
     report = video2world.generate(prompt="a heron flies over Utrecht", disable_diffusion_decoder=True).report
-    ended = f"generated after {report['seconds']['total']} s"  # the last line of a request
-    until(lambda: ended in video2world.log, seconds=10)
     lines = [line for line in video2world.log.splitlines() if report["job"] in line]
     for stage, seconds in report["seconds"].items():
         if stage != "total":
             assert any(f"{stage} took {seconds} s" in line for line in lines)
-    assert any(ended in line for line in lines)
+    assert any(f"generated after {report['seconds']['total']} s" in line for line in lines)
     assert "heron" not in video2world.log
     assert PROMPT not in video2world.log
     assert "it/s" not in video2world.log  # progress bars
@@ -256,7 +253,6 @@ def test_request_id_leads_to_the_log(base: PipelineServer) -> None:
         held = [tensor(grpc, "visual_input", np.array([b"no image"], np.object_))]
         with pytest.raises(InferenceServerException):
             client.infer("world_generation", held, request_id="order-17\nforged line")
-    until(lambda: "[INVALID_ARG] visual_input" in base.log.partition("order-17")[2], seconds=10)
     line = next(line for line in base.log.splitlines() if "order-17" in line)
     job = re.search("[0-9a-f]{32}", line)
     assert job
