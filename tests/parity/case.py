@@ -12,22 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 
-class Tensors(dict[str, Tensor]):
-    """Tensors by name, and the names of those that were not read yet."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.unread = set(tensors)
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.unread.discard(name)
-        return super().__getitem__(name)
-
-    def get(self, name: str) -> Tensor | None:  # type: ignore[override]
-        self.unread.discard(name)
-        return super().get(name)
-
-
 @dataclass(frozen=True)
 class Case:
     folder: Path
@@ -36,14 +20,10 @@ class Case:
     def config(self) -> dict[str, Any]:
         return json.loads((self.folder / "config.json").read_text())
 
-    @property
-    def has_io(self) -> bool:
-        return (self.folder / "io.safetensors").exists()
-
     @cached_property
-    def io(self) -> Tensors:
+    def io(self) -> dict[str, Tensor]:
         """Inputs and expected outputs, as stored."""
-        return Tensors(load_file(self.folder / "io.safetensors"))
+        return load_file(self.folder / "io.safetensors")
 
     def weights(self, prefix: str = "", *, file: str = "weights.safetensors") -> dict[str, Tensor]:
         """Weights whose key starts with `prefix`, which is taken off; bf16 on disk, fp32 here."""

@@ -165,8 +165,7 @@ def check_blocklist(case: Case) -> None:
         violation = blocklist.violation(prompt)
         expected = PATHS[decision["path"]]
         assert violation == expected or (violation == Violation.MISSPELT and expected is None), decision
-        if "*" in decision["after_whitelist_uncensor"]:  # without a star the decision alone has to be the same
-            assert blocklist.has_custom_word(prompt), decision
+        assert blocklist.has_custom_word(prompt) == ("*" in decision["after_whitelist_uncensor"]), decision
 
 
 FAMILIES: dict[str, Callable[[Case], None]] = {

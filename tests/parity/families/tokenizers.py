@@ -73,8 +73,9 @@ def assert_equal_where(mask: Tensor, name: str, actual: Tensor, expected: Tensor
 
 
 def suffixes(io: dict[str, Tensor], prefix: str) -> list[str]:
-    """Of a kind of input, which a case may hold or not."""
-    return sorted(name.removeprefix(prefix) for name in io if name.startswith(prefix))
+    names = sorted(name.removeprefix(prefix) for name in io if name.startswith(prefix))
+    assert names, f"no tensor {prefix}*"
+    return names
 
 
 def check_discrete(case: Case) -> None:
