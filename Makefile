@@ -1,7 +1,7 @@
 # make setup   the environment, in .venv/, with the Triton server
 # make demo    a clip and an image through the whole pipeline, on tiny checkpoints; videos in outputs/
-# make check   lint, types and the unit tests: under 90 s on two cores
-# make test    lint, types and every test: under 10 minutes on two cores
+# make check   lint, types and the unit tests, side by side
+# make test    lint, types and every test, side by side
 # make clean   removes what the others made
 
 PYTHON ?= python3.11

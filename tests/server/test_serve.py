@@ -16,7 +16,6 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from cosmos_triton.cli.main import main
 from support.paths import TOYS
 from support.server import Answer, Server, until
 from support.toys import noted, scenario
@@ -278,11 +277,3 @@ def test_run_directory_serves_one_server_at_a_time(toys: MakeServer) -> None:
     assert second.launch().wait(30) == 1
     assert "accepted: a folder that no running server uses" in second.log
     assert first.is_ready()
-
-
-def test_missing_checkpoints_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--deployment", "tiny", "--checkpoint-dir", str(tmp_path / "absent")]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert str(tmp_path / "absent") in output.err
-    assert output.err.count("\n") == 1
