@@ -1,12 +1,12 @@
 # make setup   the environment, in .venv/, with the Triton server
 # make demo    a clip and an image through the whole pipeline, on tiny checkpoints; videos in outputs/
-# make check   lint, types, unit tests
-# make test    lint, types, and every test
+# make check   lint, types and the unit tests, side by side
+# make test    lint, types and every test, side by side
 # make clean   removes what the others made
 
 PYTHON ?= python3.11
 
-.PHONY: setup demo lint check test clean
+.PHONY: setup demo check test clean
 
 setup: .venv/.installed
 
@@ -19,17 +19,11 @@ setup: .venv/.installed
 demo: setup
 	.venv/bin/python -m cosmos_triton.tiny.demo
 
-lint: setup
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/hadolint Dockerfile.triton
-	.venv/bin/mypy -p cosmos_triton
+check: setup
+	.venv/bin/python tests/run_lanes.py lint types unit
 
-check: lint
-	.venv/bin/python -m pytest tests/unit
-
-test: lint
-	.venv/bin/python -m pytest
+test: setup
+	.venv/bin/python tests/run_lanes.py lint types unit component parity gpu server pipeline
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info build checkpoints/tiny outputs

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
+import pytest
 import torch
+
+TESTS = Path(__file__).parent
 
 # The networks here are tiny: a second thread costs more in waiting than it brings, most of all on a busy machine.
 torch.set_num_threads(1)
 
 # A shell starts what it puts in the background with SIGINT ignored, and the programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test's lane is its folder: `pytest -m unit`. pyproject.toml says what each lane is for."""
+    item.add_marker(item.path.relative_to(TESTS).parts[0])

@@ -9,10 +9,6 @@ from typing import cast
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    pytest.skip("needs a GPU", allow_module_level=True)
-
 from torch import Tensor
 
 from cosmos_triton.networks.ar_config import PRESETS

@@ -9,9 +9,6 @@ from cosmos_triton.networks.network import Network
 from cosmos_triton.networks.tokenizer import PRESETS, ContinuousDecoder, DiscreteDecoder, DiscreteEncoder
 from cosmos_triton.runtime.residency import limit_gpu_memory
 
-if not torch.cuda.is_available():
-    pytest.skip("needs a GPU", allow_module_level=True)
-
 MIB = 2**20
 ENOUGH = 1 << 35  # bytes
 

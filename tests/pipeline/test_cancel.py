@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosmos_triton.client import DeadlineExceeded, Event, Generation, WorldClient
-from support.pipeline_server import CLIP, TRITON, PipelineServer, seconds_until, tensor
+from cosmos_triton.client import DeadlineExceeded, Generation, WorldClient
+from support.pipeline_server import (
+    CLIP,
+    STOP_SECONDS,
+    TRITON,
+    PipelineServer,
+    cancellations,
+    follow,
+    tensor,
+)
+from support.server import until
 
-STOP_SECONDS = 1.0
 SLOTS = 4
-
-
-def follow(updates: Iterator[Event | Generation], stage: str) -> Event:
-    """Up to a stage's first news from its midst."""
-    for update in updates:
-        assert isinstance(update, Event), f"{stage} has ended too early"
-        if update.stage == stage and 0 < update.done < update.total:
-            return update
-    raise AssertionError(f"{stage} has not begun")
-
-
-def cancellations(server: PipelineServer, model: str) -> int:
-    """How often the log says that a model gave a request up."""
-    return sum(f'"{model} ' in line and "the request was cancelled" in line for line in server.log.splitlines())
 
 
 @pytest.mark.parametrize("stage", ["ar_sampler", "diffusion_decoder"])
@@ -44,8 +37,8 @@ def test_stage_stops_within_a_second(base: PipelineServer, stage: str) -> None:
     guarded = base.runs("video_guardrail")
     with base.stream() as updates:
         follow(updates, stage)
-    seconds_until(lambda: cancellations(base, stage) == stopped + 1, at_most=STOP_SECONDS)
-    seconds_until(lambda: cancellations(base, "world_generation_stream") == ended + 1, at_most=STOP_SECONDS)
+    until(lambda: cancellations(base, stage) == stopped + 1, seconds=STOP_SECONDS)
+    until(lambda: cancellations(base, "world_generation_stream") == ended + 1, seconds=STOP_SECONDS)
     again = base.generate().report["seconds"]
     for name, seconds in again.items():
         assert seconds < 2 * usual[name] + 0.5, name
@@ -58,8 +51,8 @@ def test_cancelled_clips_free_their_slots(base: PipelineServer) -> None:
         streams = [stack.enter_context(base.stream(seed=seed)) for seed in range(SLOTS)]
         for updates in streams:
             next(updates)  # only now it is sent
-        seconds_until(lambda: base.metric("cosmos_ar_running") > 1, at_most=20)
-    seconds_until(lambda: base.metric("cosmos_ar_running") == 0, at_most=STOP_SECONDS)
+        until(lambda: base.metric("cosmos_ar_running") > 1, seconds=20)
+    until(lambda: base.metric("cosmos_ar_running") == 0, seconds=STOP_SECONDS)
     assert base.metric("cosmos_ar_cancelled") > cancelled
     assert base.generate().report["outcome"] == "generated"
 
@@ -71,11 +64,11 @@ def test_plain_call_is_cancelled_too(base: PipelineServer) -> None:
     with grpc.InferenceServerClient(base.grpc_url) as client:
         held = [tensor(grpc, "visual_input", np.array([CLIP], np.object_))]
         call = client.async_infer("world_generation", held, lambda result, error: answers.append(error))
-        seconds_until(lambda: base.metric("cosmos_ar_running") == 1, at_most=10)
+        until(lambda: base.metric("cosmos_ar_running") == 1, seconds=10)
         call.cancel()
-        seconds_until(lambda: cancellations(base, "world_generation") == ended + 1, at_most=STOP_SECONDS)
-        seconds_until(lambda: base.metric("cosmos_ar_running") == 0, at_most=STOP_SECONDS)
-        seconds_until(lambda: bool(answers), at_most=10)
+        until(lambda: cancellations(base, "world_generation") == ended + 1, seconds=STOP_SECONDS)
+        until(lambda: base.metric("cosmos_ar_running") == 0, seconds=STOP_SECONDS)
+        until(lambda: bool(answers), seconds=10)
     assert "cancelled" in str(answers[0]).lower()
 
 
@@ -86,10 +79,10 @@ def test_ctrl_c_in_the_command_line_stops_the_work(base: PipelineServer, tmp_pat
     with subprocess.Popen(
         [program, "generate", "clip.mp4", "--url", base.grpc_url], cwd=tmp_path, stderr=subprocess.DEVNULL
     ) as command:
-        seconds_until(lambda: base.metric("cosmos_ar_running") == 1, at_most=20)
+        until(lambda: base.metric("cosmos_ar_running") == 1, seconds=20)
         command.send_signal(signal.SIGINT)
-        seconds_until(lambda: base.metric("cosmos_ar_running") == 0, at_most=STOP_SECONDS)
-        seconds_until(lambda: cancellations(base, "world_generation_stream") == ended + 1, at_most=STOP_SECONDS)
+        until(lambda: base.metric("cosmos_ar_running") == 0, seconds=STOP_SECONDS)
+        until(lambda: cancellations(base, "world_generation_stream") == ended + 1, seconds=STOP_SECONDS)
         assert command.wait(timeout=5) == 130
     assert not (tmp_path / "outputs").exists()
 
@@ -98,7 +91,7 @@ def test_deadline_stops_the_work(base: PipelineServer) -> None:
     ended = cancellations(base, "world_generation_stream")
     with WorldClient(base.grpc_url) as client, pytest.raises(DeadlineExceeded):
         client.generate(CLIP, deadline=0.8)
-    seconds_until(lambda: cancellations(base, "world_generation_stream") == ended + 1, at_most=2 * STOP_SECONDS)
+    until(lambda: cancellations(base, "world_generation_stream") == ended + 1, seconds=2 * STOP_SECONDS)
 
 
 def test_who_is_decoded_in_the_same_batch_is_served(base: PipelineServer) -> None:

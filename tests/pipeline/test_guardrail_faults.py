@@ -16,7 +16,8 @@ import pytest
 from cosmos_triton.guardrail.policy import Policy
 from cosmos_triton.runtime import checkpoints as paths
 from support.paths import SUPPORT
-from support.pipeline_server import PROMPT, PipelineServer, seconds_until
+from support.pipeline_server import PROMPT, PipelineServer
+from support.server import until
 
 GUARDRAILS = {
     "blocklist": "text_guardrail",
@@ -62,7 +63,7 @@ class FaultyServer(PipelineServer):
 
     def await_replacement(self, stage: str, pid: int) -> None:
         """Until a stage runs in another process than `pid`."""
-        seconds_until(lambda: self.stub_pids(stage) not in ([], [pid]) and self.is_ready(), at_most=RECOVERED)
+        until(lambda: self.stub_pids(stage) not in ([], [pid]) and self.is_ready(), seconds=RECOVERED)
 
 
 @pytest.fixture(scope="module")

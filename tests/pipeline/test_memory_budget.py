@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.test_cancel import STOP_SECONDS, cancellations, follow
-from pipeline.test_stage_death import FAILED, assert_recovers, kill_at
 
 from cosmos_triton.client import Generation, ServerFailed
 from cosmos_triton.planning.memory_plan import MemoryPlan, plan_memory
@@ -25,7 +23,9 @@ from cosmos_triton.serving.planned_config import RESOURCE
 from cosmos_triton.serving.run_directory import read_config
 from support import media_files as files
 from support.paths import SUPPORT
-from support.pipeline_server import PipelineServer, seconds_until
+from support.pipeline_server import STOP_SECONDS, PipelineServer, cancellations, follow
+from support.server import until
+from support.stage_death import FAILED, assert_recovers, kill_at
 
 REQUESTS, AT_ONCE = 200, 16
 CLIP_EVERY, DIFFUSION_EVERY = 5, 20  # requests; the others go to single stages
@@ -130,7 +130,7 @@ def test_cancelled_stage_gives_its_memory_to_the_next(server: BudgetedServer, st
     stopped = cancellations(server, stage)
     with server.stream() as updates:
         follow(updates, stage)
-    seconds_until(lambda: cancellations(server, stage) > stopped, at_most=STOP_SECONDS)
+    until(lambda: cancellations(server, stage) > stopped, seconds=STOP_SECONDS)
     assert server.generate(disable_diffusion_decoder=True).report["outcome"] == "generated"
 
 

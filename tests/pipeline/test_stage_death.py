@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from cosmos_triton.client import Event, Generation, GuardrailBlocked, ServerFailed, ServerUnreachable
-from support.pipeline_server import PipelineServer, seconds_until
+from cosmos_triton.client import GuardrailBlocked, ServerFailed, ServerUnreachable
+from support.pipeline_server import PipelineServer
+from support.server import until
+from support.stage_death import FAILED, UNREADY, assert_recovers, kill_at
 
-FAILED = 15  # seconds within which the request must have ended
-UNREADY = 5  # within which /v2/health/ready says so
-RECOVERED = 30  # within which the deployment generates again
 BRIEF = [
     "media_decoder",
     "text_encoder",
@@ -29,45 +27,6 @@ BRIEF = [
 ]
 GUARDRAILS = {"text_guardrail": "prompt_blocked", "video_guardrail": "video_blocked"}
 LONG = ["ar_sampler", "diffusion_decoder"]
-
-
-def kill_at(
-    server: PipelineServer, model: str, is_time: Callable[[Event], bool], **inputs: object
-) -> tuple[BaseException | None, float, float]:
-    """Generate, and kill a model's processes at a certain event. Returns how the request ended, how many seconds
-    after the kill, and when that was.
-    """
-    killed_at: list[float] = []
-
-    def on_event(event: Event) -> None:
-        if is_time(event) and not killed_at:
-            killed_at.append(time.monotonic())
-            for pid in server.stub_pids(model):
-                os.kill(pid, signal.SIGKILL)
-
-    def generate() -> tuple[BaseException | None, float]:
-        error: BaseException | None = None
-        try:
-            server.generate(on_event=on_event, **inputs)
-        except Exception as caught:
-            error = caught
-        return error, time.monotonic()
-
-    with ThreadPoolExecutor(1) as pool:
-        request: Future[tuple[BaseException | None, float]] = pool.submit(generate)
-        while not killed_at and not request.done():
-            time.sleep(0.005)
-        assert killed_at, request.result()
-        server.wait_until(ready=False, seconds=UNREADY)
-        error, ended = request.result()
-    return error, ended - killed_at[0], killed_at[0]
-
-
-def assert_recovers(server: PipelineServer, killed: float, **inputs: object) -> None:
-    server.wait_until(ready=True, seconds=RECOVERED)
-    answer: Generation = server.generate(**inputs)
-    assert answer.report["outcome"] == "generated"
-    assert time.monotonic() - killed < RECOVERED
 
 
 @pytest.mark.parametrize("stage", [*BRIEF, *GUARDRAILS])
@@ -114,7 +73,7 @@ def test_killed_pipeline_restarts_the_server(video2world: PipelineServer) -> Non
 def test_killed_plain_pipeline_restarts_the_server(video2world: PipelineServer) -> None:
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(video2world.infer, "grpc")
-        seconds_until(lambda: video2world.metric("cosmos_ar_running") == 1, at_most=20)
+        until(lambda: video2world.metric("cosmos_ar_running") == 1, seconds=20)
         killed = time.monotonic()
         for pid in video2world.stub_pids("world_generation"):
             os.kill(pid, signal.SIGKILL)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,28 +25,23 @@ from cosmos_triton.client import (
     WorldClient,
     WorldError,
 )
-from support.toy_server import ToyServer, noted, notes, running_toy, scenario, until
+from support.server import until
+from support.toys import ToyServer, noted, notes, scenario
 
 BOTH = pytest.mark.parametrize("protocol", ["grpc", "http"])
 SLOW = {"stages": {"ar_sampler": 30}, "seconds": 0.1}  # longer than any test waits for it
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToyServer]:
-    with running_toy(tmp_path_factory.mktemp("toy")) as server:
-        yield server
 
 
 @pytest.fixture
 def client(server: ToyServer, request: pytest.FixtureRequest) -> Iterator[WorldClient]:
     """By the test's `protocol`, gRPC where it names none."""
     protocol = request.node.callspec.params.get("protocol", "grpc") if hasattr(request.node, "callspec") else "grpc"
-    with WorldClient(server.urls[protocol], protocol) as client:
+    with WorldClient(server.url_of(protocol), protocol) as client:
         yield client
 
 
 @BOTH
-def test_every_parameter_reaches_the_server(server: ToyServer, protocol: str, tmp_path: Path) -> None:
+def test_every_parameter_reaches_the_server(toy_of: Callable[[str], ToyServer], protocol: str, tmp_path: Path) -> None:
     given = {
         "num_input_frames": 9,
         "temperature": 0.5,
@@ -56,10 +51,8 @@ def test_every_parameter_reaches_the_server(server: ToyServer, protocol: str, tm
         "prompt": "Une rue sous la pluie, 雨",
     }
     note = tmp_path / "note"
-    server.become("5b-video2world")
-    with WorldClient(server.urls[protocol], protocol) as client:
+    with WorldClient(toy_of("5b-video2world").url_of(protocol), protocol) as client:
         generation = client.generate(scenario(note=str(note)), **given)
-    server.become("4b")
     assert notes(note)[0] == {"what": "started", **given}
     assert generation.video == b"video of seed %d" % 2**40
     assert generation.outcome == "generated"
@@ -99,7 +92,7 @@ def test_events_come_in_order_while_the_server_works(client: WorldClient) -> Non
 
 
 def test_over_http_there_is_the_result_alone(server: ToyServer) -> None:
-    with WorldClient(server.urls["http"], "http") as client:
+    with WorldClient(server.url, "http") as client:
         (generation,) = client.stream(scenario())
     assert isinstance(generation, Generation)
 
@@ -165,9 +158,12 @@ def test_nobody_listening_is_unreachable_not_busy(protocol: str) -> None:
 
 
 @BOTH
-def test_a_server_that_dies_with_the_request_is_unreachable(protocol: str, tmp_path: Path) -> None:
-    note = tmp_path / "note"
-    with running_toy(tmp_path) as server, WorldClient(server.urls[protocol], protocol) as client:
+def test_a_server_that_dies_with_the_request_is_unreachable(
+    toys: Callable[[], ToyServer], protocol: str, tmp_path: Path
+) -> None:
+    note, server = tmp_path / "note", toys()
+    server.start()
+    with WorldClient(server.url_of(protocol), protocol) as client:
         killer = threading.Thread(target=lambda: (until(lambda: noted(note), seconds=10), server.kill()))
         killer.start()
         with pytest.raises(ServerUnreachable):
@@ -175,14 +171,18 @@ def test_a_server_that_dies_with_the_request_is_unreachable(protocol: str, tmp_p
         killer.join()
 
 
-def test_a_model_that_is_away_is_busy(tmp_path: Path) -> None:
-    with running_toy(tmp_path) as server:
-        for model in ("world_generation", "world_generation_stream"):
-            server.api.unload(model)
-        until(lambda: not any(state.name == "READY" for state in server.api.states().values()), seconds=10)
+def test_a_model_that_is_away_is_busy(toys: Callable[[], ToyServer]) -> None:
+    """As in a server that finishes its last request before it ends."""
+    server = toys()
+    server.start()
+    with WorldClient(server.grpc_url) as under_way:
+        next(updates := under_way.stream(scenario(**SLOW)))
+        server.signal()
+        server.wait_until(ready=False, seconds=10)
         for protocol in ("grpc", "http"):
-            with WorldClient(server.urls[protocol], protocol) as client, pytest.raises(ServerBusy):
+            with WorldClient(server.url_of(protocol), protocol) as client, pytest.raises(ServerBusy):
                 client.generate(scenario())
+        updates.close()
 
 
 def test_closing_the_iterator_stops_the_server(client: WorldClient, tmp_path: Path) -> None:
@@ -226,13 +226,13 @@ def test_closing_the_client_cancels_what_another_thread_waits_for(
     until(lambda: noted(note)[-1] == last, seconds=5)
 
 
-def test_a_finished_generation_leaves_nothing_open_in_the_server(server: ToyServer, client: WorldClient) -> None:
-    for seed in range(20):
-        client.generate(scenario(), seed=seed)
-    model = "world_generation_stream"  # a request that the server believes unfinished keeps it from unloading
-    server.api.unload(model)
-    until(lambda: server.api.states()[model].reason == "unloaded", seconds=10)
-    server.api.load(model)
+def test_a_finished_generation_leaves_nothing_open_in_the_server(toys: Callable[[], ToyServer]) -> None:
+    server = toys()
+    server.start()
+    with WorldClient(server.grpc_url) as client:
+        for seed in range(20):
+            client.generate(scenario(), seed=seed)
+        assert server.stop() == 0, "a request that the server believes unfinished keeps its model from unloading"
 
 
 @BOTH
@@ -260,7 +260,7 @@ for package in ("torch", "einops", "safetensors", "transformers", "tokenizers", 
     sys.modules[package] = None  # importing it raises ImportError
 from cosmos_triton.client import WorldClient
 from cosmos_triton.cli.main import main
-with WorldClient("{server.urls[protocol]}", "{protocol}") as client:
+with WorldClient("{server.url_of(protocol)}", "{protocol}") as client:
     print(client.generate({scenario()!r}, seed=5).video.decode())
 main(["generate", "--help"])
 """

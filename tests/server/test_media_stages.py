@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.serving.run_directory import model_repository
 from support import media_files as files
-from support.toy_server import running_toy
+from support.toys import ToyServer
 
 MEDIA = {"media_decoder", "media_encoder"}
 REFUSAL_SECONDS = 2.0
@@ -54,10 +54,11 @@ def _tensor(name: str, value: np.ndarray, type: str) -> triton.InferInput:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
-    folder, repository = tmp_path_factory.mktemp("media_stages"), model_repository()
-    others = {model.name for model in repository.iterdir()} - MEDIA
-    with running_toy(folder, repository=repository, deployment="tiny", without=others) as server:
-        yield Stages(server.urls["grpc"])
+    folder = tmp_path_factory.mktemp("media_stages")
+    server = ToyServer(folder, model_repository(), deployment="tiny", only=MEDIA)
+    server.start()
+    yield Stages(server.grpc_url)
+    server.close()
 
 
 def refusal(stages: Stages, data: bytes, num_input_frames: int | None = None) -> str:

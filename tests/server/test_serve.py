@@ -16,9 +16,9 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from cosmos_triton.cli.main import main
 from support.paths import TOYS
-from support.served import Answer, Server
+from support.server import Answer, Server, until
+from support.toys import noted, scenario
 
 BROKEN = "raise ValueError('weights: value none; accepted: some')"
 MakeServer = Callable[..., Server]
@@ -34,13 +34,17 @@ def in_background() -> Callable[..., Future[Answer]]:
         yield pool.submit
 
 
-def infer(server: Server, model: str, *seconds: float, at_most: float = 60) -> Answer:
-    tensor = {"name": "seconds", "datatype": "FP32", "shape": [2], "data": seconds}
-    return server.request(f"models/{model}/infer", {"inputs": [tensor]}, seconds=at_most)
+def generate(server: Server, slow: float = 0, sampler: float = 0, note: str = "note") -> Answer:
+    """A request that calls slow, sampler and echo, for so many seconds. Who takes it notes so."""
+    calls = {"slow": slow, "sampler": sampler, "echo": 0}
+    plays = scenario(calls=calls, note=str(server.run_dir.with_name(note))).decode()
+    tensor = {"name": "visual_input", "datatype": "BYTES", "shape": [1], "data": [plays]}
+    return server.request("models/world_generation/infer", {"inputs": [tensor]})
 
 
-def generate(server: Server, slow: float = 0, sampler: float = 0) -> Answer:
-    return infer(server, "world_generation", slow, sampler)
+def wait_for_work(server: Server, stage: str, note: str = "note") -> None:
+    """Until a request is at that stage."""
+    until(lambda: stage in noted(server.run_dir.with_name(note)), seconds=20)
 
 
 def assert_nothing_is_left(server: Server, shared_memory: str, seconds: float = 0) -> None:
@@ -61,13 +65,6 @@ def shared_memory_of(server: Server) -> str:
     (prefix,) = (argument.partition("prefix-name=")[2] for argument in arguments if "prefix-name" in argument)
     assert regions(prefix)
     return prefix
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def copy_of_toys(folder: Path) -> Path:
@@ -96,7 +93,7 @@ def test_drain_finishes_requests_under_way_refuses_new_ones_and_leaves_nothing(
     idle.getresponse().read()
     # Between the two stages the server's own stop would fail it.
     under_way = in_background(generate, server, slow=1.5, sampler=1.5)
-    time.sleep(0.5)
+    wait_for_work(server, "slow")
     began = time.monotonic()
     server.signal()
     server.wait_until(ready=False, seconds=UNREADY)
@@ -114,7 +111,7 @@ def test_second_signal_stops_at_once(toys: MakeServer, in_background: Callable[.
     server = toys().start()
     shared_memory = shared_memory_of(server)
     under_way = in_background(generate, server, slow=30)
-    time.sleep(0.5)
+    wait_for_work(server, "slow")
     server.signal()
     server.wait_until(ready=False, seconds=UNREADY)
     assert server.is_running
@@ -130,7 +127,7 @@ def test_drain_does_not_wait_for_what_died(toys: MakeServer, in_background: Call
     server = toys().start()
     shared_memory = shared_memory_of(server)
     under_way = in_background(generate, server, sampler=60)
-    time.sleep(0.5)
+    wait_for_work(server, "sampler")
     sampler = server.stub_pids("sampler")[0]
     server.signal()
     server.wait_until(ready=False, seconds=UNREADY)
@@ -144,7 +141,7 @@ def test_start_can_be_stopped(toys: MakeServer, tmp_path: Path) -> None:
     repository = copy_of_toys(tmp_path)
     replace_initialize(repository, "echo", "import time; time.sleep(60)")
     server = toys(repository).launch()
-    wait_for(lambda: "loading: echo" in server.log, seconds=30)
+    until(lambda: "loading: echo" in server.log, seconds=30)
     server.signal()
     assert server.wait(10) == 0
     assert server.output() == ""
@@ -170,10 +167,10 @@ def test_dead_stages_fail_their_requests_alone_and_come_back(
 ) -> None:
     server = toys().start()
     shared_memory, triton = shared_memory_of(server), server.triton_pid
-    elsewhere = in_background(generate, server, sampler=8)
-    time.sleep(0.5)
-    here = in_background(generate, server, slow=60)
-    time.sleep(0.5)
+    elsewhere = in_background(generate, server, sampler=8, note="elsewhere")
+    wait_for_work(server, "sampler", "elsewhere")
+    here = in_background(generate, server, slow=60, note="here")
+    wait_for_work(server, "slow", "here")
     for model in ("slow", "echo"):
         os.kill(server.stub_pids(model)[0], signal.SIGKILL)
     server.wait_until(ready=False, seconds=UNREADY)
@@ -198,7 +195,7 @@ def test_dead_stage_that_answers_from_a_thread_restarts_the_server(
     server = toys().start()
     shared_memory, triton = shared_memory_of(server), server.triton_pid
     under_way = in_background(generate, server, sampler=60)
-    time.sleep(1)
+    wait_for_work(server, "sampler")
     os.kill(server.stub_pids(model)[0], signal.SIGKILL)
     server.wait_until(ready=False, seconds=UNREADY)
     assert under_way.result().status == 0
@@ -214,7 +211,7 @@ def test_killed_server_is_restarted(toys: MakeServer, in_background: Callable[..
     server = toys().start()
     shared_memory, triton = shared_memory_of(server), server.triton_pid
     under_way = in_background(generate, server, slow=60)
-    time.sleep(0.5)
+    wait_for_work(server, "slow")
     os.kill(triton, signal.SIGKILL)
     assert under_way.result().seconds < FAILED
     server.wait_until(ready=False, seconds=UNREADY)
@@ -228,7 +225,7 @@ def test_server_that_does_not_answer_is_restarted(toys: MakeServer) -> None:
     server = toys().start()
     triton = server.triton_pid
     os.kill(triton, signal.SIGSTOP)
-    wait_for(lambda: "does not answer" in server.log, seconds=40)
+    until(lambda: "does not answer" in server.log, seconds=40)
     server.wait_until(ready=True, seconds=RECOVERED)
     assert server.triton_pid != triton
 
@@ -280,11 +277,3 @@ def test_run_directory_serves_one_server_at_a_time(toys: MakeServer) -> None:
     assert second.launch().wait(30) == 1
     assert "accepted: a folder that no running server uses" in second.log
     assert first.is_ready()
-
-
-def test_missing_checkpoints_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--deployment", "tiny", "--checkpoint-dir", str(tmp_path / "absent")]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert str(tmp_path / "absent") in output.err
-    assert output.err.count("\n") == 1

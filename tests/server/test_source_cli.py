@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from cosmos_triton.cli.main import main
 from cosmos_triton.client import WorldClient
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from support.paths import SUPPORT
-from support.toy_server import ToyServer, free_ports, noted, notes, running_toy, scenario, until
+from support.server import until
+from support.toys import ToyServer, noted, notes, scenario
 
 SLOW = {"stages": {"ar_sampler": 40}, "seconds": 0.1}
 PROGRAM = [sys.executable, "-c", "import sys; from cosmos_triton.cli.main import main; sys.exit(main())"]
@@ -36,24 +37,6 @@ README_COMMANDS = (SUPPORT / "reference_commands.txt").read_text().split("\n\n")
 MODELS = {deployment.ar_folder: deployment for deployment in DEPLOYMENTS.values()}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToyServer]:
-    with running_toy(tmp_path_factory.mktemp("toy")) as server:
-        yield server
-
-
-@pytest.fixture
-def restore(server: ToyServer) -> Iterator[None]:
-    """For a test in which the server becomes another deployment."""
-    yield
-    server.become("4b")
-
-
-@pytest.fixture
-def as_video2world(server: ToyServer, restore: None) -> None:
-    server.become("5b-video2world")
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
@@ -62,12 +45,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(server: ToyServer, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line against the server; returns exit code, stdout, stderr."""
+def run(toy_of: Callable[[str], ToyServer], capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line against the server of a deployment; returns exit code, stdout, stderr."""
 
-    def run(*words: str, protocol: str = "grpc") -> tuple[int, str, str]:
+    def run(*words: str, protocol: str = "grpc", deployment: str = "4b") -> tuple[int, str, str]:
         try:
-            code = main([*words, "--url", server.urls[protocol], "--protocol", protocol])
+            code = main([*words, "--url", toy_of(deployment).url_of(protocol), "--protocol", protocol])
         except SystemExit as error:  # how argparse ends a program
             code = error.code
         return code, *capsys.readouterr()
@@ -108,10 +91,11 @@ def test_generate_saves_the_video_and_the_report_and_says_so_in_one_line(run, pr
     assert os.listdir("outputs") == ["clip.mp4"], "a scratch file was left"
 
 
-def test_generate_hands_every_flag_to_the_server(run, as_video2world: None) -> None:
+def test_generate_hands_every_flag_to_the_server(run) -> None:
     write_input("clip.mp4", note=os.path.abspath("note"))
     flags = "--prompt rain --num-input-frames 9 --temperature 0.5 --top-p 0.25 --disable-diffusion-decoder"
-    assert run("generate", "clip.mp4", *flags.split(), "--output", "world.mp4")[0] == 0
+    command = ["generate", "clip.mp4", *flags.split(), "--output", "world.mp4"]
+    assert run(*command, deployment="5b-video2world")[0] == 0
     assert Path("world.mp4").exists()
     assert notes(Path("note"))[0] == {
         "what": "started",
@@ -192,7 +176,7 @@ def test_a_terminal_shows_a_bar_for_each_stage(server: ToyServer) -> None:
     write_input("clip.mp4", stages={"ar_sampler": 3, "diffusion_decoder": 2}, seconds=0.15)
     screen, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    command = [*PROGRAM, "generate", "clip.mp4", "--url", server.urls["grpc"]]
+    command = [*PROGRAM, "generate", "clip.mp4", "--url", server.grpc_url]
     process = subprocess.Popen(command, stderr=terminal, stdout=subprocess.DEVNULL)
     os.close(terminal)
     shown = b""
@@ -212,9 +196,8 @@ def test_a_terminal_shows_a_bar_for_each_stage(server: ToyServer) -> None:
 
 
 @pytest.mark.parametrize("model", [model for model in MODELS if "tiny" not in model])
-def test_the_reference_readmes_commands_work_as_they_stand(run, server: ToyServer, restore: None, model: str) -> None:
+def test_the_reference_readmes_commands_work_as_they_stand(run, model: str) -> None:
     deployment = MODELS[model]
-    server.become(deployment.name)
     note = Path("note").absolute()
     for clip in (CLIP, "a.mp4", "b.mp4"):
         write_input(clip, note=str(note))
@@ -236,7 +219,7 @@ def test_the_reference_readmes_commands_work_as_they_stand(run, server: ToyServe
     for command in commands:
         is_batch = "batch_input_path" in command
         files = [Path(f"outputs/{model}/{n}.mp4") for n in (0, 1)] if is_batch else [Path(f"outputs/{model}.mp4")]
-        code, _, err = run(*words_of(command))
+        code, _, err = run(*words_of(command), deployment=deployment.name)
         assert code == 0, err
         assert err.count("\n") == ("--offload" in command)
         assert all(file.read_bytes() == b"video of seed 0" for file in files)
@@ -356,7 +339,7 @@ def test_bad_lines_are_named_and_the_others_done(run) -> None:
     assert lines[5]["error"] in err
 
 
-def test_video2world_lines_need_a_prompt_of_their_own_or_from_the_prompts_file(run, as_video2world: None) -> None:
+def test_video2world_lines_need_a_prompt_of_their_own_or_from_the_prompts_file(run) -> None:
     write_input("clip.mp4", note=os.path.abspath("note"))
     write_batch(
         Path("batch.jsonl"),
@@ -366,7 +349,7 @@ def test_video2world_lines_need_a_prompt_of_their_own_or_from_the_prompts_file(r
     )
     write_batch(Path("prompts.jsonl"), {"prompt": "fog"}, {"prompt": "rain"})
     command = "video2world --concurrency=1 --batch_input_path=batch.jsonl --input_prompts_path=prompts.jsonl"
-    code, _, err = run(*command.split())
+    code, _, err = run(*command.split(), deployment="5b-video2world")
     assert (code, err) == (1, "batch.jsonl:3: prompt: missing\n")
     assert [line["prompt"] for line in notes(Path("note")) if line["what"] == "started"] == ["sun", "rain"]
 
@@ -441,7 +424,7 @@ def test_a_busy_server_is_asked_again_for_as_long_as_patience_lasts(
     monkeypatch.setattr(batch, "_FIRST_PAUSE", 0.01)
     clip = write_input("clip.mp4", note=os.path.abspath("note"), busy=2)
     path = write_batch(Path("batch.jsonl"), {"visual_input": clip})
-    with WorldClient(server.urls["grpc"]) as client:
+    with WorldClient(server.grpc_url) as client:
         run = Batch(
             path=path,
             lines=read_batch(path, takes_prompt=False),
@@ -455,18 +438,19 @@ def test_a_busy_server_is_asked_again_for_as_long_as_patience_lasts(
     assert sum(what in ("refused", "started") for what in noted(Path("note"))) == tries
 
 
-def test_a_batch_outlives_a_restart_of_the_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ports = free_ports(2)
+def test_a_batch_outlives_a_restart_of_the_server(
+    toys: Callable[[], ToyServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = toys()
+    server.start()
     clip = write_input("clip.mp4", note=os.path.abspath("note"), stages={"ar_sampler": 10}, seconds=0.1)
     write_batch(Path("batch.jsonl"), *[{"visual_input": clip}] * 4)
-    command = ["base", "--batch_input_path=batch.jsonl", "--url", f"127.0.0.1:{ports[1]}"]
+    command = ["base", "--batch_input_path=batch.jsonl", "--url", server.grpc_url]
     with ThreadPoolExecutor(1) as pool:
-        with running_toy(folder / "first", ports=ports) as server:
-            code = pool.submit(main, command)
-            until(lambda: noted(Path("note")).count("started") == 4, seconds=10)
-            server.kill()
-        with running_toy(folder / "second", ports=ports):
-            assert code.result(timeout=30) == 0
+        code = pool.submit(main, command)
+        until(lambda: noted(Path("note")).count("started") == 4, seconds=10)
+        os.kill(server.triton_pid, signal.SIGKILL)
+        assert code.result(timeout=30) == 0
     assert capsys.readouterr().out == "outputs: 4 generated\n"
 
 
@@ -474,7 +458,7 @@ def test_a_batch_outlives_a_restart_of_the_server(folder: Path, capsys: pytest.C
 
 
 def interrupt(server: ToyServer, *words: str, when: Callable[[], bool]) -> int:
-    command = [*PROGRAM, *words, "--url", server.urls["grpc"]]
+    command = [*PROGRAM, *words, "--url", server.grpc_url]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     until(when, seconds=20)
     process.send_signal(signal.SIGINT)

@@ -18,12 +18,14 @@ import tritonclient.http
 from cosmos_triton.client import Event, Generation, WorldClient
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from support import media_files as files
-from support.served import Server
+from support.server import Server
 
+LOG_SECONDS = 10  # within which a line is in the log
 PROMPT = "a tractor crosses the meadow"
 CLIP = files.clip(files.numbered(12))
 STILL = files.still(files.quadrants(), "png")
 SERVE = (Path(sys.executable).with_name("cosmos-triton"), "serve")
+STOP_SECONDS = 1.0  # within which a cancelled request leaves its stage
 TRITON = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 DTYPES = {
     "visual_input": np.object_,
@@ -48,9 +50,6 @@ class PipelineServer(Server):
     @property
     def defaults(self) -> dict[str, Any]:
         return {"visual_input": CLIP} | ({"prompt": PROMPT} if self.deployment.is_video2world else {})
-
-    def url_of(self, protocol: str) -> str:
-        return self.grpc_url if protocol == "grpc" else self.url
 
     def generate(
         self, protocol: str = "grpc", *, on_event: Callable[[Event], None] | None = None, **inputs: Any
@@ -81,6 +80,14 @@ class PipelineServer(Server):
             result = client.infer(model, [tensor(triton, name, values) for name, values in arrays.items()])
             outputs = result.get_response(as_json=True) if protocol == "grpc" else result.get_response()
             return {output["name"]: result.as_numpy(output["name"]) for output in outputs["outputs"]}
+
+    def log_with(self, *parts: str, since: int = 0) -> str:
+        """The log from character `since` on, once it has every part: a process's lines may come after its answer."""
+        deadline = time.monotonic() + LOG_SECONDS
+        while missing := [part for part in parts if part not in self.log[since:]]:
+            assert time.monotonic() < deadline, f"not in the log after {LOG_SECONDS} s: {missing}"
+            time.sleep(0.02)
+        return self.log[since:]
 
     def statistics(self, model: str) -> dict[str, Any]:
         return json.loads(self.request(f"models/{model}/stats").body)["model_stats"][0]
@@ -126,10 +133,15 @@ def tensor(triton: Any, name: str, values: np.ndarray) -> Any:
     return held
 
 
-def seconds_until(condition: Callable[[], bool], *, at_most: float) -> float:
-    """Fails after so many seconds."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < at_most, f"not within {at_most} s"
-        time.sleep(0.02)
-    return time.monotonic() - began
+def follow(updates: Iterator[Event | Generation], stage: str) -> Event:
+    """Up to a stage's first news from its midst."""
+    for update in updates:
+        assert isinstance(update, Event), f"{stage} has ended too early"
+        if update.stage == stage and 0 < update.done < update.total:
+            return update
+    raise AssertionError(f"{stage} has not begun")
+
+
+def cancellations(server: PipelineServer, model: str) -> int:
+    """How often the log says that a model gave a request up."""
+    return sum(f'"{model} ' in line and "the request was cancelled" in line for line in server.log.splitlines())

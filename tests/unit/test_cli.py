@@ -44,3 +44,11 @@ def test_without_the_server_packages_the_command_says_what_to_install(tmp_path: 
     assert result.returncode == 1
     assert result.stderr.endswith("needs the server packages: pip install 'cosmos-triton[server]'\n")
     assert "Traceback" not in result.stderr
+
+
+def test_missing_checkpoints_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--deployment", "tiny", "--checkpoint-dir", str(tmp_path / "absent")]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert str(tmp_path / "absent") in output.err
+    assert output.err.count("\n") == 1

@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 
@@ -7,10 +8,15 @@ import triton_python_backend_utils as pb
 class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
-            seconds = pb.get_input_tensor_by_name(request, "seconds").as_numpy().copy()
-            threading.Thread(target=self.answer, args=(request.get_response_sender(), seconds)).start()
+            seconds, note = (
+                pb.get_input_tensor_by_name(request, name).as_numpy().copy() for name in ("seconds", "note")
+            )
+            threading.Thread(target=self.answer, args=(request.get_response_sender(), seconds, note[0])).start()
 
-    def answer(self, sender, seconds):
-        time.sleep(float(seconds[1]))
+    def answer(self, sender, seconds, note):
+        if note:
+            with open(note, "a") as file:
+                file.write(json.dumps({"what": "sampler"}) + "\n")
+        time.sleep(float(seconds[0]))
         sender.send(pb.InferenceResponse([pb.Tensor("seconds", seconds)]))
         sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,4 +1,7 @@
-"""A `cosmos-triton serve` under test: a real process with a real tritonserver, on free ports of the loopback."""
+"""A `serve` under test: a real process with a real tritonserver, on free ports of the loopback.
+
+Everything that tests serve is one of these: tests/support/toys.py and tests/support/pipeline_server.py say what.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +58,9 @@ class Server:
     def grpc_url(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
+    def url_of(self, protocol: str) -> str:
+        return self.grpc_url if protocol == "grpc" else self.url
+
     @property
     def log(self) -> str:
         return self.log_file.read_text()
@@ -97,6 +103,11 @@ class Server:
         """SIGTERM, and the exit code."""
         self.signal()
         return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, and its tritonserver and stages die with it."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """End it, whatever state it is in."""
@@ -153,14 +164,22 @@ class Server:
 
     def wait_until(self, ready: bool, seconds: float) -> float:
         """Seconds until /v2/health/ready says so; fails after `seconds`."""
-        began = time.monotonic()
-        while self.is_ready() is not ready:
-            if time.monotonic() - began > seconds:
-                raise AssertionError(f"not {'ready' if ready else 'unready'} after {seconds} s; its log:\n{self.log}")
-            time.sleep(0.02)
-        return time.monotonic() - began
+
+        def otherwise() -> str:
+            return f"not {'ready' if ready else 'unready'} after {seconds} s; its log:\n{self.log}"
+
+        return until(lambda: self.is_ready() is ready, seconds=seconds, otherwise=otherwise)
 
     @property
     def _process(self) -> subprocess.Popen[str]:
         assert self.process
         return self.process
+
+
+def until(condition: Callable[[], object], *, seconds: float, otherwise: Callable[[], str] = lambda: "") -> float:
+    """Wait for a condition, and return for how long; fail when it does not come true within `seconds`."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, otherwise() or f"not within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - began

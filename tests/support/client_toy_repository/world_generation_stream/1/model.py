@@ -1,1 +1,0 @@
-../../world_generation/1/model.py
