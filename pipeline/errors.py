@@ -1,10 +1,10 @@
-"""What a stage reports of work that it did not do: Triton's code, and a message."""
+"""Errors of a stage, each with the status code that Triton answers with."""
 
 from __future__ import annotations
 
 
 class StageError(Exception):
-    """`code` is Triton's name for the kind of error."""
+    """`code` is the name of a code of `pb.TritonError`, such as "UNAVAILABLE"."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -12,7 +12,7 @@ class StageError(Exception):
 
 
 class Cancelled(StageError):
-    """Nobody waits for this work any more."""
+    """The client cancelled the request, or disconnected."""
 
     def __init__(self) -> None:
         super().__init__("CANCELLED", "the request was cancelled")

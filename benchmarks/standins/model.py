@@ -10,7 +10,7 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb
 
-from cosmos_triton.guardrail.judgement import VIDEO_PANEL, Judgement
+from cosmos_triton.guardrail.judgement import VIDEO_CHECKS, Judgement
 from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings, parameters_of
@@ -60,5 +60,5 @@ class TritonPythonModel:
         return [pb.Tensor("video", self.clip)]
 
     def video_guardrail(self, request):
-        judgement = Judgement(tuple(map(Verdict.passed, VIDEO_PANEL.guardrails)), dict.fromkeys(VIDEO_PANEL.facts, 0))
+        judgement = Judgement(tuple(map(Verdict.passed, VIDEO_CHECKS.names)), dict.fromkeys(VIDEO_CHECKS.facts, 0))
         return [pb.Tensor("video", array(request, "video")), string_tensor("verdict", judgement.to_json())]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from cosmos_triton.guardrail.judgement import PROMPT_PANEL, VIDEO_PANEL, Judgement, Panel
+from cosmos_triton.guardrail.judgement import PROMPT_CHECKS, VIDEO_CHECKS, Judgement, RequiredChecks
 from cosmos_triton.guardrail.verdict import GUARDRAIL_ERROR, Verdict, judged
 
-PASSED = tuple(map(Verdict.passed, PROMPT_PANEL.guardrails))
+PASSED = tuple(map(Verdict.passed, PROMPT_CHECKS.names))
 FACTS = {"policy_sha256": "0" * 64}
 
 
@@ -84,19 +84,19 @@ def test_a_check_that_hangs_ends_its_process(hang: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("judgement", "panel"),
+    ("judgement", "required"),
     [
-        (Judgement(PASSED, FACTS), PROMPT_PANEL),
-        (Judgement((PASSED[0], Verdict.blocked("aegis", "O1", "O3", reason="no")), FACTS), PROMPT_PANEL),
-        (Judgement((Verdict.failed("blocklist"),), FACTS), PROMPT_PANEL),
+        (Judgement(PASSED, FACTS), PROMPT_CHECKS),
+        (Judgement((PASSED[0], Verdict.blocked("aegis", "O1", "O3", reason="no")), FACTS), PROMPT_CHECKS),
+        (Judgement((Verdict.failed("blocklist"),), FACTS), PROMPT_CHECKS),
         (
-            Judgement(tuple(map(Verdict.passed, VIDEO_PANEL.guardrails)), {"faces_blurred": 3, "frames_blurred": 2}),
-            VIDEO_PANEL,
+            Judgement(tuple(map(Verdict.passed, VIDEO_CHECKS.names)), {"faces_blurred": 3, "frames_blurred": 2}),
+            VIDEO_CHECKS,
         ),
     ],
 )
-def test_a_judgement_arrives_as_it_was_sent(judgement: Judgement, panel: Panel) -> None:
-    assert Judgement.read(judgement.to_json().encode(), panel) == judgement
+def test_a_judgement_arrives_as_it_was_sent(judgement: Judgement, required: RequiredChecks) -> None:
+    assert Judgement.read(judgement.to_json().encode(), required) == judgement
 
 
 def answer(**changes: Any) -> str:
@@ -147,9 +147,9 @@ NO_JUDGEMENTS = {
 
 @pytest.mark.parametrize("text", NO_JUDGEMENTS.values(), ids=NO_JUDGEMENTS)
 def test_whatever_leaves_a_doubt_is_no_judgement(text: str) -> None:
-    Judgement.read(answer(), PROMPT_PANEL)
+    Judgement.read(answer(), PROMPT_CHECKS)
     with pytest.raises((ValueError, RecursionError)):
-        Judgement.read(text, PROMPT_PANEL)
+        Judgement.read(text, PROMPT_CHECKS)
 
 
 def test_the_category_of_an_error_is_the_word_for_it() -> None:
