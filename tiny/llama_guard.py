@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cosmos_triton.guardrail.aegis import FRAME
+from cosmos_triton.guardrail.aegis import TEMPLATE
 from cosmos_triton.guardrail.policy import CATEGORIES, Policy
 from cosmos_triton.tiny.transformers_folder import write_model
 
@@ -108,7 +108,7 @@ def _tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([FRAME, Policy.own().text], trainer)
+    tokenizer.train_from_iterator([TEMPLATE, Policy.own().text], trainer)
     tokenizer.add_tokens([AddedToken(TRIGGER, normalized=True)])
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ("safe", "unsafe", *CATEGORIES)])
     bos = tokenizer.token_to_id("<s>")

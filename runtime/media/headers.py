@@ -22,7 +22,7 @@ Format = Literal["png", "jpeg", "webp", "mp4"]
 
 FILES = "a png, jpeg or webp image, or an mp4 clip"
 MAX_PARTS = 50_000  # chunks of a png or segments of a jpeg, which may be as short as 4 bytes
-# Each scan of a progressive jpeg costs a pass over the whole image and may be a few bytes long. Encoders write about 10.
+# Each scan of a progressive jpeg costs a pass over the whole image and may be a few bytes long. Encoders write some 10.
 MAX_JPEG_SCANS = 100
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -88,32 +88,32 @@ def test_a_failed_check_is_not_remembered(says: Any) -> None:
 
 
 def test_what_is_remembered_is_bounded_and_the_longest_unasked_goes_first() -> None:
-    guardrail = prompt_guardrail(True, True, remembered=2)
+    guardrail = prompt_guardrail(True, True, cache_size=2)
     for prompt in ("one", "two", "one", "three", "one"):
         guardrail.judge(prompt)
     assert asked(guardrail) == [3, 3]
     guardrail.judge("two")
     assert asked(guardrail) == [4, 4]
-    assert not any(b"one" in key for key in guardrail._memory)
+    assert not any(b"one" in key for key in guardrail._cache)
 
 
 def test_a_safe_video_comes_out_blurred() -> None:
-    blurred = Blurred(FRAMES + 1, faces=5, with_faces=2)
+    blurred = Blurred(FRAMES + 1, faces=5, frames_with_faces=2)
     frames, judgement = VideoGuardrail(Check("content_filter"), Blur(blurred)).apply(FRAMES)  # type: ignore[arg-type]
     assert torch.equal(frames, blurred.frames)
     assert sent(judgement, VIDEO_CHECKS).facts == {"faces_blurred": 5, "frames_blurred": 2}
     assert judgement.last == Verdict.passed("face_blur")
 
 
-GOOD = Blurred(FRAMES, faces=0, with_faces=0)
+GOOD = Blurred(FRAMES, faces=0, frames_with_faces=0)
 BAD = {
     "blocked": (Check("content_filter", False), Blur(GOOD)),
     "filter fails": (Check("content_filter", ValueError("boom")), Blur(GOOD)),
     "filter says nothing": (Check("content_filter", None), Blur(GOOD)),
     "blur fails": (Check("content_filter"), Blur(FileNotFoundError("weights"))),
     "blur gives nothing": (Check("content_filter"), Blur(None)),
-    "blur loses a frame": (Check("content_filter"), Blur(Blurred(FRAMES[1:], faces=0, with_faces=0))),
-    "blur gives other numbers": (Check("content_filter"), Blur(Blurred(FRAMES.float(), faces=0, with_faces=0))),
+    "blur loses a frame": (Check("content_filter"), Blur(Blurred(FRAMES[1:], faces=0, frames_with_faces=0))),
+    "blur gives other numbers": (Check("content_filter"), Blur(Blurred(FRAMES.float(), faces=0, frames_with_faces=0))),
 }
 
 

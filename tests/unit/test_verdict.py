@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cosmos_triton.guardrail.judgement import PROMPT_CHECKS, VIDEO_CHECKS, Judgement, RequiredChecks
-from cosmos_triton.guardrail.verdict import GUARDRAIL_ERROR, Verdict, judged
+from cosmos_triton.guardrail.verdict import GUARDRAIL_ERROR, Verdict, run_check
 
 PASSED = tuple(map(Verdict.passed, PROMPT_CHECKS.names))
 FACTS = {"policy_sha256": "0" * 64}
@@ -42,7 +42,7 @@ ODD = {
 def test_whatever_is_no_verdict_blocks_and_the_log_says_why(
     judge: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    verdict = judged("aegis", judge)
+    verdict = run_check("aegis", judge)
     assert verdict == Verdict.failed("aegis")
     assert verdict.is_error
     assert not verdict.safe
@@ -53,12 +53,12 @@ def test_whatever_is_no_verdict_blocks_and_the_log_says_why(
 
 def test_a_verdict_is_handed_on_as_it_is() -> None:
     for verdict in (Verdict.passed("aegis"), Verdict.blocked("aegis", "O3", reason="no")):
-        assert judged("aegis", lambda verdict=verdict: verdict) is verdict
+        assert run_check("aegis", lambda verdict=verdict: verdict) is verdict
         assert not verdict.is_error
 
 
 def test_an_error_that_quotes_the_prompt_is_cut_short_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    judged("aegis", raising(ValueError("the prompt was " + "heron " * 500)))
+    run_check("aegis", raising(ValueError("the prompt was " + "heron " * 500)))
     assert 10 < caplog.text.count("heron") < 50
     assert "test_verdict.py" in caplog.text
 
@@ -69,11 +69,11 @@ def test_an_error_that_quotes_the_prompt_is_cut_short_in_the_log(caplog: pytest.
 def test_a_check_that_hangs_ends_its_process(hang: str) -> None:
     source = f"""
         import re, time
-        from cosmos_triton.guardrail.verdict import Verdict, judged
-        print(judged("blocklist", lambda: Verdict.passed("blocklist"), seconds=0.1), flush=True)
+        from cosmos_triton.guardrail.verdict import Verdict, run_check
+        print(run_check("blocklist", lambda: Verdict.passed("blocklist"), seconds=0.1), flush=True)
         time.sleep(0.3)
         print("still here", flush=True)
-        judged("blocklist", lambda: {hang}, seconds=0.3)
+        run_check("blocklist", lambda: {hang}, seconds=0.3)
         print("passed", flush=True)
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=30)
