@@ -59,9 +59,8 @@ class WordNet:
         for part in ENDINGS:
             index = (nltk_data / WORDNET / f"index.{part}").read_text(encoding="utf-8").splitlines()
             exceptions = (nltk_data / WORDNET / f"{part}.exc").read_text(encoding="utf-8").splitlines()
-            self._words[part] = {
-                line.split(" ", 1)[0] for line in index if not line.startswith(" ")
-            }  # without the licence
+            # The lines of the licence start with a space.
+            self._words[part] = {line.split(" ", 1)[0] for line in index if not line.startswith(" ")}
             self._irregular[part] = {form: lemmas for form, *lemmas in map(str.split, exceptions) if lemmas}
 
     def lemma(self, word: str) -> str:
