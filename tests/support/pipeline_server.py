@@ -20,6 +20,7 @@ from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from support import media_files as files
 from support.served import Server
 
+LOG_SECONDS = 10  # within which a line is in the log
 PROMPT = "a tractor crosses the meadow"
 CLIP = files.clip(files.numbered(12))
 STILL = files.still(files.quadrants(), "png")
@@ -81,6 +82,14 @@ class PipelineServer(Server):
             result = client.infer(model, [tensor(triton, name, values) for name, values in arrays.items()])
             outputs = result.get_response(as_json=True) if protocol == "grpc" else result.get_response()
             return {output["name"]: result.as_numpy(output["name"]) for output in outputs["outputs"]}
+
+    def log_with(self, *parts: str, since: int = 0) -> str:
+        """The log from character `since` on, once it has every part: a process's lines may come after its answer."""
+        deadline = time.monotonic() + LOG_SECONDS
+        while missing := [part for part in parts if part not in self.log[since:]]:
+            assert time.monotonic() < deadline, f"not in the log after {LOG_SECONDS} s: {missing}"
+            time.sleep(0.02)
+        return self.log[since:]
 
     def statistics(self, model: str) -> dict[str, Any]:
         return json.loads(self.request(f"models/{model}/stats").body)["model_stats"][0]
