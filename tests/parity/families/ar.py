@@ -22,9 +22,10 @@ from cosmos_triton.networks.tokenizer import DiscreteDecoder, DiscreteEncoder
 from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 from cosmos_triton.runtime.ar.sampling import nucleus, sample
 from cosmos_triton.runtime.media.frames import to_unit_range
-from cosmos_triton.runtime.video_tokenizer import decode_tokens, encode_input_frames, encode_tokens
+from cosmos_triton.runtime.video_tokenizer import decode_tokens, encode_input_frames
 from parity.case import Case, assert_close, assert_equal
 from parity.families import tokenizers
+from support.video_encoding import encode_tokens
 
 LOGITS = 5e-5
 

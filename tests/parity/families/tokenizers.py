@@ -21,10 +21,9 @@ from cosmos_triton.runtime.video_tokenizer import (
     LatentStatistics,
     decode_latents,
     decode_tokens,
-    encode_latents,
-    encode_tokens,
 )
 from parity.case import Case
+from support.video_encoding import encode_latents, encode_tokens
 
 LATENTS = 1e-5
 PIXELS = 1e-5
