@@ -32,7 +32,7 @@ class GrpcTransport:
         self._server = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, tensors: Sequence[Tensor], *, deadline: float | None) -> Generator[dict[str, bytes]]:
-        """The responses, each as a dictionary from output name to content. Closing the generator cancels the request."""
+        """The responses, each a dictionary from output name to content. Closing the generator cancels the request."""
         request = service_pb2.ModelInferRequest(model_name=STREAM_MODEL)
         for tensor in tensors:
             request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[1])
