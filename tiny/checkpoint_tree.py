@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 
 from cosmos_triton.networks import ar_config, diffusion_transformer, text_encoder, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer
@@ -156,16 +156,8 @@ def _write_diffusion_decoder(directory: Path) -> None:
 def _write_text_encoder(directory: Path) -> None:
     """A complete T5, including its decoder, in the legacy torch format, as on the hub."""
     folder, config = _folder(directory, T5), text_encoder.PRESETS["tiny"]
-    t5 = T5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.dim,
-        d_kv=config.head_dim,
-        d_ff=config.ffn_dim,
-        num_layers=config.n_layers,
-        num_heads=config.n_heads,
-        feed_forward_proj="relu",
-        decoder_start_token_id=0,
-    )
+    t5 = text_encoder.t5_config(config)
+    t5.decoder_start_token_id = 0
     network = T5ForConditionalGeneration(t5)
     _initialise(network)
     t5.save_pretrained(folder)
