@@ -118,5 +118,5 @@ def stage_error(stage: str, message: str) -> StageError:
     else:
         is_unavailable = any(part in message for part in UNAVAILABLE_MESSAGES)
         code, detail = "UNAVAILABLE" if is_unavailable else "INTERNAL", message.strip().splitlines()[0]
-    # The user's mistakes are told as they are: the field says what it is about, not the stage.
+    # The message about an invalid value names the field already.
     return StageError(code, detail if code == "INVALID_ARG" else f"{stage}: {detail}")
