@@ -68,11 +68,11 @@ class PipelineModel:
             raise StageError("UNAVAILABLE", f"{len(self.jobs)} requests are under way")
         deployment = self.settings.deployment
         parameters = {name: scalar(request, name) for name in PARAMETERS}
-        prompt = next(iter(texts(request, "prompt")), None)
+        prompts = texts(request, "prompt")
         job = Job(
             pipeline=self.settings.name,
             deployment=deployment,
-            request=GenerationRequest.checked(deployment, prompt=prompt, **parameters),
+            request=GenerationRequest.checked(deployment, prompt=prompts[0] if prompts else None, **parameters),
             visual_input=array(request, "visual_input").copy(),  # outlives the request
             sender=sender,
             streams=self.streams,
