@@ -51,7 +51,7 @@ def config_from_reference(model: dict[str, Any], training_type: str, context: Te
         vocab_size=model["vocab_size"],
         latent_shape=tuple(model["video_latent_shape"]),
         context_dim=model["context_dim"] if is_video2world else None,
-        context_kv_len=0 if context is None else context.shape[1],
+        context_length=0 if context is None else context.shape[1],
         yarn=yarn,
         rope_theta=model["rope_theta"],
         norm_eps=model["norm_eps"],
