@@ -1,8 +1,4 @@
-"""Responses of a stage: one for each request, and errors whose code survives a BLS call.
-
-Triton drops the code of an error where one model calls another. So a message starts with its code in brackets, and
-stage_calls.py parses it.
-"""
+"""Responses of a stage: one for each request, and error messages that `StageError.of` can parse."""
 
 from __future__ import annotations
 

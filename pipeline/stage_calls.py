@@ -1,16 +1,15 @@
-"""Calls of stages: the server's blocking calls as coroutines, with progress, cancellation and error codes."""
+"""Calls of stages: the server's blocking calls as coroutines, with progress and cancellation."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline.errors import StageError
+from cosmos_triton.pipeline.errors import STAGE_DIED, StageError
 from cosmos_triton.pipeline.job import Job
 from cosmos_triton.pipeline.job_files import JobFiles
 from cosmos_triton.pipeline.tensors import Array
@@ -20,16 +19,6 @@ from cosmos_triton.runtime.stages import STAGES
 POLL_SECONDS = 0.05  # between two polls of a call in flight; does not delay its answer
 AR_POLL_SECONDS = 0.02  # between two polls of the AR engine; delays its answer by half of that on average
 CALLS_PER_JOB = 2  # at most in flight: the prompt and the clip are processed side by side
-
-# Error messages: the code that a stage put in front of it, and what Triton says itself.
-CODE_PREFIX = re.compile(r"\[(INVALID_ARG|UNAVAILABLE|CANCELLED|INTERNAL)\] ")
-UNAVAILABLE_MESSAGES = (
-    "Exceeds maximum queue size",
-    "Request timeout expired",
-    "is not ready",
-    "unknown model",
-)
-STAGE_DIED = "is not healthy"
 
 Tensors = dict[str, Array]
 
@@ -99,24 +88,11 @@ class StageCalls:
         if progress is None or progress.stage != stage:
             return
         if not is_alive(progress.pid):
-            raise stage_error(stage, STAGE_DIED)
+            raise StageError.of(stage, STAGE_DIED)
         job.record_progress(progress)
 
 
 def _outputs(stage: str, response: Any) -> Tensors:
     if response.has_error():
-        raise stage_error(stage, response.error().message())
+        raise StageError.of(stage, response.error().message())
     return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-
-
-def stage_error(stage: str, message: str) -> StageError:
-    """The exception for an error message of a stage, or of the server about the stage."""
-    if prefix := CODE_PREFIX.search(message):
-        code, detail = prefix[1], message[prefix.end() :]
-    elif STAGE_DIED in message:
-        code, detail = "INTERNAL", "its process died"
-    else:
-        is_unavailable = any(part in message for part in UNAVAILABLE_MESSAGES)
-        code, detail = "UNAVAILABLE" if is_unavailable else "INTERNAL", message.strip().splitlines()[0]
-    # The message about an invalid value names the field already.
-    return StageError(code, detail if code == "INVALID_ARG" else f"{stage}: {detail}")
