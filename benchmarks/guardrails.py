@@ -1,18 +1,18 @@
-"""What the guardrails cost, each next to the plain way of doing the same, in one run.
+"""Times each guardrail, and a straightforward implementation of the same for comparison.
 
     python benchmarks/guardrails.py --preset full --device cuda
     python benchmarks/guardrails.py --preset tiny
 
-Random weights: they cost the same time as trained ones. Both ways of a row work on the same networks and input.
+Weights are random, which does not change the time. Both implementations of a row get the same networks and input.
 
-- content filter, face detector: all frames of a clip, in batches; and frame by frame.
-- pixelation: five faces on every frame, writing their boxes alone; and each put into a copy of the frame, under a mask.
-- Aegis, answer: until the verdict is known; and as many tokens as the reference allows, since a random model never says
-  that it is done. A trained one does, so this is the worst case, not the usual one.
-- Aegis, question: the whole question; and only the prompt, after keys and values of the policy that were kept. How much
-  memory keeping them takes, and how far the logits then differ, is printed below the table. The stage does not keep
-  them: see docs/architecture.md.
-- blocklist: a prompt of 200 words and lists of 600; and the comparison of every token with every word by the library.
+- content filter, face detector: all frames of a clip in batches; against one frame at a time.
+- pixelation: five faces per frame, writing their boxes only; against blending a masked copy of the frame per face.
+- Aegis, answer: decoding until the answer is settled; against as many tokens as the reference allows. A random model
+  never emits the end token, so this is the worst case.
+- Aegis, question: prefill of the whole question; against prefill of the prompt only, with the policy's KV cache kept.
+  The size of that cache and the difference of the logits are printed below the table. The stage does not keep it: see
+  docs/guardrails.md.
+- blocklist: a prompt of 200 words and lists of 600; against the library's comparison of every token with every word.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ SIGLIP = {
 PROMPT = "a robot arm lifts a red box off the conveyor belt, and the camera follows it slowly to the left"
 FACES = torch.tensor([[40 * i + 3, 20 * i + 5, 40 * i + 33, 20 * i + 35] for i in range(5)]).float()  # [N, 4]
 
-Ways = tuple[Callable[[], Any], Callable[[], Any]]
+Pair = tuple[Callable[[], Any], Callable[[], Any]]  # as served, and plain
 
 
-def video_ways(preset: str, device: str, frames: Tensor, batch: int) -> dict[str, Ways]:
+def video_pairs(preset: str, device: str, frames: Tensor, batch: int) -> dict[str, Pair]:
     deployment = DEPLOYMENT[preset]
     encoder = SiglipVisionModel(SiglipVisionConfig(**SIGLIP[preset])).to(device)
     head = VideoSafety(video_safety.PRESETS[deployment.video_safety]).to(device)
@@ -110,15 +110,15 @@ def aegis_of(preset: str, device: str) -> Aegis:
         return Aegis(model, tiny.tokenizer, Policy.own())
 
 
-def aegis_ways(aegis: Aegis) -> tuple[dict[str, Ways], dict[str, float]]:
-    """Two rows, and what keeping the policy's keys and values means."""
+def aegis_pairs(aegis: Aegis) -> tuple[dict[str, Pair], dict[str, float]]:
+    """Two rows, and the cost of keeping the policy's KV cache."""
     question = moderation_prompt(PROMPT, aegis.policy)
     tokens = aegis.tokens(question)
     prefix = aegis.tokens(moderation_prompt("\0", aegis.policy))
     shared = int((prefix[0, : tokens.shape[1]] != tokens[0, : prefix.shape[1]]).nonzero()[0])
     kept = run(aegis, tokens[:, :shared], DynamicCache())[1]
 
-    def after_the_policy() -> Tensor:
+    def prompt_only() -> Tensor:
         return run(aegis, tokens[:, shared:], copy.deepcopy(kept))[0]
 
     def whole() -> Tensor:
@@ -132,18 +132,18 @@ def aegis_ways(aegis: Aegis) -> tuple[dict[str, Ways], dict[str, float]]:
     size = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in kept.layers)
     return {
         "Aegis, answer": (lambda: aegis.answer(question), to_the_end),
-        "Aegis, question": (whole, after_the_policy),
-    }, {"bytes": size, "largest_difference": (after_the_policy() - whole()).abs().max().item()}
+        "Aegis, question": (whole, prompt_only),
+    }, {"bytes": size, "largest_difference": (prompt_only() - whole()).abs().max().item()}
 
 
 @torch.inference_mode()
 def run(aegis: Aegis, tokens: Tensor, cache: DynamicCache) -> tuple[Tensor, DynamicCache]:
-    """Logits [V] behind tokens [1, N]."""
+    """Logits [V] after tokens [1, N], and the extended cache."""
     out = aegis.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return out.logits[0, -1].float(), out.past_key_values
 
 
-def blocklist_ways() -> Ways:
+def blocklist_pair() -> Pair:
     rng = random.Random(0)
     letters = "etaoinshrdlucmfwyp"
     words = ["".join(rng.choices(letters, k=rng.randint(5, 10))) for _ in range(800)]
@@ -160,11 +160,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     deployment = DEPLOYMENT[args.preset]
     shape = (args.frames, deployment.height, deployment.width, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8)
-    ways = video_ways(args.preset, args.device, frames, args.batch)
-    aegis, kept = aegis_ways(aegis_of(args.preset, args.device))
-    ways |= aegis | {"blocklist": blocklist_ways()}
+    pairs = video_pairs(args.preset, args.device, frames, args.batch)
+    aegis, kept = aegis_pairs(aegis_of(args.preset, args.device))
+    pairs |= aegis | {"blocklist": blocklist_pair()}
     rows = []
-    for name, (ours, plain) in ways.items():
+    for name, (ours, plain) in pairs.items():
         seconds = best_seconds({"ours": ours, "plain": plain}, args.repeat, args.device)
         rows.append({"guardrail": name, "ms": 1e3 * seconds["ours"], "plain_ms": 1e3 * seconds["plain"]})
         rows[-1]["ratio"] = rows[-1]["plain_ms"] / rows[-1]["ms"]
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--frames", type=int, default=33, help="of the clip (default: 33)")
     parser.add_argument("--batch", type=int, default=8, help="frames in a network at a time (default: 8, as served)")
-    parser.add_argument("--repeat", type=int, default=1, help="calls in each of the rounds, whose best counts")
+    parser.add_argument("--repeat", type=int, default=1, help="calls per round; the best round counts")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     result = measure(args)

@@ -4,12 +4,12 @@
     python benchmarks/perf_analyzer.py clip.mp4 --concurrency 1 4
     python benchmarks/perf_analyzer.py clip.mp4 --prompt "A quiet street." -- --percentile 95 -f latencies.csv
 
-The first run fetches the program, out of the tritonclient wheel, and the two libraries that it is linked with, into the
-environment's folder perf_analyzer/; Debian or Ubuntu on x86-64. What stands behind `--` is handed to it as it is:
-`FILE -- --help` lists what it takes.
+The first run installs the program, from the tritonclient wheel, and two libraries that it needs into the folder
+perf_analyzer/ of the environment. It needs Debian or Ubuntu on x86-64. Options after `--` are passed on to the program:
+`FILE -- --help` lists them.
 
-Read the client's columns. The server's say nothing here: they count the time until a request is accepted, and the
-pipeline answers later.
+Only the client's columns are meaningful. The server's columns measure the time until the pipeline has accepted a
+request; it answers later.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROGRAM_WHEEL = "tritonclient==2.46.0"  # the last that holds the program
+PROGRAM_WHEEL = "tritonclient==2.46.0"  # the last release that includes the program
 CUDA_WHEEL = "nvidia-cuda-runtime-cu12==12.9.79"
 DEBIAN_PACKAGE = "libb64-0d"
 INSTALLED = Path(sys.prefix, "perf_analyzer")
 
 
 def install() -> None:
-    """Fetch the program and its libraries, unless they are there."""
+    """Download the program and its libraries, unless they are installed."""
     if INSTALLED.exists():
         return
     with tempfile.TemporaryDirectory(prefix=".perf_analyzer-", dir=sys.prefix) as temporary:
@@ -49,19 +49,19 @@ def install() -> None:
 
 
 def environment() -> dict[str, str]:
-    """The process environment in which the program finds its libraries."""
+    """The environment variables with which the program finds its libraries."""
     folders = {str(library.parent) for library in INSTALLED.rglob("*.so.*")}
     inherited = os.environ.get("LD_LIBRARY_PATH")
     return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join([*sorted(folders), *([inherited] if inherited else [])])}
 
 
 def bytes_tensor(content: bytes) -> dict[str, str]:
-    """A BYTES tensor of one element: in the input file as on the wire, a length and the bytes."""
+    """A BYTES tensor of one element, as in Triton's binary format: a length and the bytes."""
     return {"b64": base64.b64encode(struct.pack("<I", len(content)) + content).decode()}
 
 
 def write_input(path: Path, visual_input: bytes, prompt: str | None) -> None:
-    """The requests to send, as perf_analyzer reads them; inputs that are left out the server decides."""
+    """Write the input file of perf_analyzer."""
     request: dict[str, object] = {"visual_input": bytes_tensor(visual_input)}
     if prompt is not None:
         request["prompt"] = bytes_tensor(prompt.encode())
@@ -75,7 +75,8 @@ def run(args: argparse.Namespace, options: list[str]) -> int:
         write_input(path, args.visual_input.read_bytes(), args.prompt)
         command = [INSTALLED / "bin" / "perf_analyzer", "-m", "world_generation", "-i", args.protocol, "-u", args.url]
         command += ["--async", "--input-data", path, "--request-count", str(args.requests)]
-        # One run each: over a range, the program insists on windows that agree, which videos of seconds hardly do.
+        # One run per concurrency: for a range, the program requires stable measurement windows, which a few requests
+        # of seconds each do not give.
         codes = [
             subprocess.run([*command, "--concurrency-range", str(n), *options], env=environment()).returncode
             for n in args.concurrency

@@ -1,21 +1,21 @@
-"""What serving adds to the networks: one request at a time through the whole pipeline at full size, 33x640x1024, its
-networks replaced by stand-ins that take a constant time (benchmarks/standins). No checkpoints and no GPU.
+"""Measures the serving overhead: one request at a time through the whole pipeline at full size, 33x640x1024, with the
+networks replaced by stand-ins that sleep for a constant time (benchmarks/standins). No checkpoints and no GPU.
 
     python benchmarks/serving_overhead.py
     python benchmarks/serving_overhead.py --runs 30 --json
 
-Everything else is what a deployment runs: the server, both media stages, the pipeline and every configuration. The
-clock runs in the client, around a plain infer call with a 40-frame clip. Of its time,
+Everything else is as in a deployment: the server, both media stages, the pipeline and all configurations. The client
+measures a plain infer call with a 40-frame clip:
 
-- networks is what the stand-ins waited by intention; waking up late counts as the rest;
-- media decode and media encode are what the server's statistics say that these stages computed;
-- the rest is calls between models, copies between processes, both ways of the request, and the pipeline itself;
-- overhead is all but the networks: media decode, media encode and the rest.
+- networks: the time that the stand-ins are meant to sleep; oversleeping counts as the rest
+- media decode, media encode: compute time of these stages in the server's statistics
+- the rest: calls between models, copies between processes, transport of the request, and the pipeline itself
+- overhead: media decode, media encode and the rest
 
-The lines below the rest say where it goes: a stage's time as the pipeline saw it, less what it computed; elsewhere is
-what is outside of all stages. The pipeline looks every 20 ms whether ar_sampler is done, which costs 10 ms on average:
-with stand-ins of 70 ms it costs just that. Every number is the best or the median of its own line over the runs: lines
-do not add up exactly. Other work on the machine shows in the median, and in the load average.
+The lines below the rest break it down: a stage's time as seen by the pipeline minus its compute time; elsewhere is the
+time outside of all stages. The pipeline polls ar_sampler every 20 ms, which costs 10 ms on average, and about that with
+stand-ins of 70 ms. Every number is the best or the median of its own line over the runs, so lines do not quite add up.
+Other load on the machine shows in the median and in the load average.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from cosmos_triton.tiny.sample_media import write_samples
 DEPLOYMENT = DEPLOYMENTS["4b"]
 STANDINS = Path(__file__).parent / "standins"
 NETWORKS = ("video_tokenizer_encoder", "ar_sampler", "diffusion_decoder", "video_guardrail")  # of one request, in order
-UNUSED = ("video_tokenizer_decoder",)  # loaded, since the server serves a whole deployment
+UNUSED = ("video_tokenizer_decoder",)  # loaded with the deployment, but not called
 TEXT_STAGES = ("text_guardrail", "text_encoder")
 MEDIA = ("media_decoder", "media_encoder")
 WARM_UP = 6  # requests: each of four media decoders has its memory after its first
@@ -57,7 +57,7 @@ START_SECONDS, REQUEST_SECONDS, STOP_SECONDS = 120, 60, 60
 
 
 def write_repository(folder: Path) -> None:
-    """The delivered model repository, but for the code of the network stages."""
+    """The model repository, with stand-ins for the network stages."""
     for config in model_repository().glob("*/config.pbtxt"):
         name = config.parent.name
         model = folder / name
@@ -82,7 +82,7 @@ def serve(repository: Path, addresses: Addresses, standin_seconds: float, log: P
 
 @contextmanager
 def served(folder: Path, standin_seconds: float) -> Iterator[Addresses]:
-    """A server of the stand-ins that is ready; stopped at the end."""
+    """A server with the stand-ins; yields its addresses once it is ready."""
     repository, log = folder / "models", folder / "log"
     write_repository(repository)
     addresses = Addresses("127.0.0.1", *free_ports(3))
@@ -116,7 +116,7 @@ def get(addresses: Addresses, path: str) -> bytes:
 
 
 def compute_ms(addresses: Addresses, stage: str) -> float:
-    """What a stage has computed since the server started, as the server says."""
+    """Compute time of a stage since the server started, from the server's statistics."""
     [model] = json.loads(get(addresses, f"models/{stage}/stats"))["model_stats"]
     return model["inference_stats"]["compute_infer"]["ns"] / 1e6
 
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 for _ in range(WARM_UP):
                     call()
             runs: dict[str, list[dict[str, float]]] = {protocol: [] for protocol in calls}
-            for _ in range(args.runs):  # in turn, so that neither has a quieter machine
+            for _ in range(args.runs):  # alternately, so that both see the same load on the machine
                 for protocol, call in calls.items():
                     runs[protocol].append(measure(call, addresses, standin_ms))
     return {

@@ -1,15 +1,14 @@
-"""Clips through the real server at full size, within a budget of GPU memory, and how much of it was in use.
+"""Generates clips with the real server at full size within a GPU memory budget, and measures the memory in use.
 
     python benchmarks/whole_pipeline.py --deployment 4b --gpu-memory 16
     python benchmarks/whole_pipeline.py                                    # the tiny deployment, on this CPU
 
-Random weights of the released shapes and precisions are written first (23 GB for 4b): they take the memory and the
-time of trained ones, and need no download. Then the server is started as `cosmos-triton serve` starts it, a first clip
-is generated, in which everything is compiled, then one alone, and then several at once. The tokens of one seed must be
-the same each time.
+First, random weights of the released shapes and precisions are written (23 GB for 4b): they take the memory and the
+time of trained ones, without a download. Then `cosmos-triton serve` starts, and generates a first clip, during which
+everything is compiled, then one alone, and then several at once. The tokens of a seed must be the same each time.
 
-In use is what nvidia-smi says, 20 times a second, less what was in use before the server started: everything counts,
-contexts, libraries and the server itself.
+Memory in use is polled from nvidia-smi 20 times a second, minus what was in use before the server started. It includes
+CUDA contexts, libraries and the server itself.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ from cosmos_triton.tiny.demo import served
 from cosmos_triton.tiny.sample_media import write_samples
 
 WITHOUT_TEXT = [name for name, deployment in DEPLOYMENTS.items() if not deployment.is_video2world]
-IN_FP32 = (paths.VIDEO_SAFETY_ENCODER, paths.VIDEO_SAFETY, paths.FACE_DETECTOR)  # of the others: bfloat16
+IN_FP32 = (paths.VIDEO_SAFETY_ENCODER, paths.VIDEO_SAFETY, paths.FACE_DETECTOR)  # all others: bfloat16
 
 
 def write_random_checkpoints(directory: Path, deployment: Deployment) -> None:
-    """Every converted file that the deployment needs. The guardrails find every frame safe, and no face."""
+    """Write every converted file of the deployment. The guardrails find every frame safe and without faces."""
     siglip = directory / paths.VIDEO_SAFETY_ENCODER
     siglip.mkdir(parents=True)
     config = SiglipConfig(vision_config=PRESETS[deployment.video_safety].to_dict())
@@ -68,7 +67,7 @@ def write_random_file(directory: Path, target: str, deployment: Deployment) -> N
 
     def value(name: str, tensor: Tensor) -> Tensor:
         is_class_head = target == paths.FACE_DETECTOR and name.startswith("ClassHead")
-        if tensor.ndim < 2 or target == paths.VIDEO_SAFETY or is_class_head:  # norms do nothing
+        if tensor.ndim < 2 or target == paths.VIDEO_SAFETY or is_class_head:  # norms are identity
             ones = name.endswith(("norm.weight", "std", "running_var")) or (tensor.ndim == 1 and "weight" in name)
             filled = torch.full(tensor.shape, int(ones), dtype=tensor.dtype)
             if name.endswith("layers.6.bias"):
@@ -84,17 +83,17 @@ def write_random_file(directory: Path, target: str, deployment: Deployment) -> N
 
 
 class GpuWatch(threading.Thread):
-    """The most bytes in use on GPU 0 beyond those in use now, and the most since `restart`; 0 where there is none."""
+    """Polls the bytes in use on GPU 0 beyond those in use now: peak, and peak since `restart`; 0 without a GPU."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.has_gpu = torch.cuda.is_available()
         self.before = used_on_gpu() if self.has_gpu else 0
         self.peak = self.peak_since = 0
-        self.over = threading.Event()
+        self.stopped = threading.Event()
 
     def run(self) -> None:
-        while self.has_gpu and not self.over.wait(0.05):
+        while self.has_gpu and not self.stopped.wait(0.05):
             used = used_on_gpu() - self.before
             self.peak, self.peak_since = max(self.peak, used), max(self.peak_since, used)
 
@@ -103,7 +102,7 @@ class GpuWatch(threading.Thread):
 
 
 def generate(url: str, clip: Path, seed: int) -> dict[str, Any]:
-    """The report, with the hash of the video."""
+    """Generate a clip; returns the report and the hash of the video in it."""
     with WorldClient(url) as client:
         world = client.generate(clip, seed=seed)
     return world.report | {"video_sha256": hashlib.sha256(world.video).hexdigest()}
@@ -111,11 +110,11 @@ def generate(url: str, clip: Path, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--deployment", choices=WITHOUT_TEXT, default="tiny", help="those that take no prompt")
+    parser.add_argument("--deployment", choices=WITHOUT_TEXT, default="tiny", help="a base deployment")
     parser.add_argument("--gpu-memory", metavar="GB", help="as for `cosmos-triton serve`")
-    parser.add_argument("--weights-8bit", action="store_true", help="likewise")
+    parser.add_argument("--weights-8bit", action="store_true", help="as for `cosmos-triton serve`")
     parser.add_argument("--at-once", type=int, default=3, metavar="N", help="clips at once in the end (default: 3)")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to write, and clear away (default: /tmp)")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="parent of the temporary folder (default: /tmp)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         folder, began = Path(scratch), time.monotonic()
@@ -141,7 +140,7 @@ def main() -> None:
                 digests.add(tokens)
                 print(f"{name}: {len(reports)} in {seconds:.1f} s; {watch.peak_since / GB:.2f} GB in use at most")
                 print(f"  {json.dumps(reports[0]['seconds'])}; tokens {tokens[:8]}, video {video[:8]}", flush=True)
-            watch.over.set()
+            watch.stopped.set()
         print(f"the whole: {watch.peak / GB:.2f} GB in use at most; planned: {planned}")
         if len(digests) != 1:
             raise SystemExit("the same seed gave other tokens")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """One line, counted from 1. A line with a `problem` cannot be run."""
+    """One line; `number` counts from 1. A line with a `problem` cannot be run."""
 
     number: int
     visual_input: str | None = None
@@ -23,15 +23,15 @@ class BatchLine:
 
 
 def read_batch(path: Path, *, prompts_path: Path | None = None, takes_prompt: bool) -> list[BatchLine]:
-    """Read a batch; blank lines are left out, and counted.
+    """Read a batch file. Blank lines are skipped, but keep their number.
 
     Args:
         path: the batch file. Paths in it are relative to the working directory, as in the reference scripts.
-        prompts_path: a second file whose line N may hold the `prompt` for line N of the first.
-        takes_prompt: whether every line must have a prompt, or none may have one.
+        prompts_path: a second file whose line N may have the `prompt` for line N of the first.
+        takes_prompt: whether a prompt is required in every line; otherwise none may have one.
 
     Raises:
-        OSError: a file that cannot be read.
+        OSError: a file cannot be read.
     """
     prompts = dict(_numbered(prompts_path)) if prompts_path else {}
     return [_read_line(number, text, prompts.get(number, b"{}"), takes_prompt) for number, text in _numbered(path)]

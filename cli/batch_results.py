@@ -1,4 +1,4 @@
-"""`results.jsonl`: what became of each line of a batch, one JSON object a line, in the batch's order."""
+"""`results.jsonl`: the result of each line of a batch, one JSON object per line, in the batch's order."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cosmos_triton.cli.files import write_whole
+from cosmos_triton.cli.files import write_atomically
 
 _FILE = "results.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one line.
+    """The result of one line.
 
-    index: of the line, from 0
+    index: number of the line, from 0
     outcome: "generated", "prompt_blocked", "video_blocked" or "failed"
-    seconds: spent on the line, waiting for the server's turn included
-    file: the video's, in the folder of the results; None without one
+    seconds: time spent on the line, including retries
+    file: name of the video in the folder of the results; None if there is none
     error: why there is no video
-    fingerprint: stands for all that the video depends on
-    report: the server's
+    fingerprint: hash of all that determines the video
+    report: the server's report
     """
 
     index: int
@@ -37,7 +37,7 @@ class Result:
 
 
 def read_results(folder: Path) -> dict[int, Result]:
-    """The results of an earlier run by index; lines in another form are passed over."""
+    """The results of an earlier run by index. Invalid lines are ignored."""
     try:
         lines = (folder / _FILE).read_bytes().splitlines()
     except FileNotFoundError:
@@ -53,6 +53,6 @@ def read_results(folder: Path) -> dict[int, Result]:
 
 
 def write_results(folder: Path, results: dict[int, Result]) -> None:
-    """Write the whole file anew, so that it is in order and whole at any time."""
+    """Rewrite the file, so that it is complete and in order at any time."""
     lines = (json.dumps(asdict(results[index])) + "\n" for index in sorted(results))
-    write_whole(folder / _FILE, "".join(lines).encode())
+    write_atomically(folder / _FILE, "".join(lines).encode())

@@ -1,4 +1,4 @@
-"""What a shell hears of an error. Everything that is not here is 1."""
+"""Exit codes of the command line, and how errors become one. No other room decides exit codes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from cosmos_triton.client.errors import GuardrailBlocked, InvalidInput, WorldErr
 FAILED = 1
 INVALID = 2
 BLOCKED = 3
+INTERRUPTED = 130  # by Ctrl-C, as shells report it
 
 
-def complain(error: WorldError, *, about: object = None) -> int:
-    """Print an error as one line, headed by the file that it is about; returns the exit code."""
+def print_error(error: WorldError, *, about: object = None) -> int:
+    """Print an error as one line on stderr, after the file that it is about; returns the exit code."""
     print(error if about is None else f"{about}: {error}", file=sys.stderr)
     match error:
         case InvalidInput():

@@ -1,4 +1,4 @@
-"""Output files that are either there and whole, or not there."""
+"""Atomic writes of output files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step, and make the folders above it where they are missing."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it never exists in part. Missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:

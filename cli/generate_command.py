@@ -1,11 +1,11 @@
-"""The command line `cosmos-triton generate`, and what the commands that call a server share."""
+"""The command `cosmos-triton generate`, and the options of all commands that call a server."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from cosmos_triton.cli.exit_codes import complain
+from cosmos_triton.cli.exit_codes import print_error
 from cosmos_triton.cli.single import generate_file
 from cosmos_triton.client.errors import InvalidInput
 from cosmos_triton.client.tensors import Parameters
@@ -35,12 +35,12 @@ def add_generate(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: outputs/, with the name of INPUT")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the server's report")
-    add_server(parser)
+    add_server_options(parser)
     parser.set_defaults(run=_generate)
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which server."""
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """Address and protocol of the server."""
     parser.add_argument("--url", metavar="HOST:PORT", help="default: localhost, at the port of the protocol")
     parser.add_argument(
         "--protocol", choices=["grpc", "http"], default="grpc", help="default: grpc; http has no progress and no cancel"
@@ -60,5 +60,5 @@ def _generate(args: argparse.Namespace) -> int:
     try:
         with WorldClient(args.url, args.protocol) as client:
             return generate_file(client, args.input, parameters, output=output, report=args.report)
-    except InvalidInput as error:  # the url
-        return complain(error)
+    except InvalidInput as error:  # an invalid url
+        return print_error(error)

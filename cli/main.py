@@ -1,4 +1,4 @@
-"""The command `cosmos-triton`. Each room brings its own subcommands, and loads what they need when they run."""
+"""The command `cosmos-triton`. Subcommands import what they need when they run: the client works without torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from cosmos_triton.cli import (
     serve_command,
     source_commands,
 )
+from cosmos_triton.cli.exit_codes import FAILED, INTERRUPTED
 from cosmos_triton.runtime.errors import CosmosError
-
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "").startswith("cosmos_triton"):
             raise
         print(f"{error}: this command needs the server packages: pip install 'cosmos-triton[server]'", file=sys.stderr)
-    except OSError as error:  # disk full, no permission
+    except OSError as error:  # such as a full disk or a missing permission
         print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 1
+    return FAILED

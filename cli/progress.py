@@ -1,4 +1,4 @@
-"""Progress on the screen. On anything but a terminal there is none."""
+"""Progress bars, on a terminal only, and warnings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cosmos_triton.client.world_client import Event
 
 
 class StageBars:
-    """One bar a stage of one request, in the order in which the stages begin. Call it with each event."""
+    """One progress bar per stage of a request, in the order in which the stages start. Call it with each event."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm[Never]] = {}
@@ -41,6 +41,7 @@ class StageBars:
 
 
 def print_warnings(*reports: dict[str, Any]) -> None:
-    """Print what the server wants to be said about the results, each thing once."""
-    for warning in dict.fromkeys(warning for report in reports for warning in report.get("warnings", ())):
+    """Print the warnings in the server's reports, each once."""
+    warnings = [warning for report in reports for warning in report.get("warnings", ())]
+    for warning in dict.fromkeys(warnings):
         print(f"warning: {warning}", file=sys.stderr)

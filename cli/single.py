@@ -1,4 +1,4 @@
-"""One generation, from a file to a file, with progress on the screen and one line at the end."""
+"""Generates one video from a file to a file, with progress bars and a summary line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cosmos_triton.cli.exit_codes import complain
-from cosmos_triton.cli.files import write_whole
+from cosmos_triton.cli.exit_codes import print_error
+from cosmos_triton.cli.files import write_atomically
 from cosmos_triton.cli.progress import StageBars, print_warnings
 from cosmos_triton.client.errors import GuardrailBlocked, InvalidInput, WorldError
 from cosmos_triton.client.tensors import Parameters
@@ -18,20 +18,20 @@ from cosmos_triton.client.world_client import Generation, WorldClient
 def generate_file(
     client: WorldClient, visual_input: Path, parameters: Parameters, *, output: Path, report: Path | None = None
 ) -> int:
-    """Write the video, and the report where one is asked for, also that of a blocked one; returns the exit code."""
-    begun = time.monotonic()
+    """Generate one video, and write it and the report, which a blocked request has too; returns the exit code."""
+    started = time.monotonic()
     try:
         generation = _generate(client, visual_input, parameters, output)
     except GuardrailBlocked as blocked:
         _write_report(report, blocked.report)
-        return complain(blocked, about=visual_input)
+        return print_error(blocked, about=visual_input)
     except WorldError as error:
-        return complain(error, about=visual_input)
-    write_whole(output, generation.video)
+        return print_error(error, about=visual_input)
+    write_atomically(output, generation.video)
     _write_report(report, generation.report)
     print_warnings(generation.report)
     faces = generation.report.get("faces_blurred", 0)
-    print(f"{output}: {generation.outcome} in {time.monotonic() - begun:.1f} s, faces blurred: {faces}")
+    print(f"{output}: {generation.outcome} in {time.monotonic() - started:.1f} s, faces blurred: {faces}")
     return 0
 
 
@@ -44,4 +44,4 @@ def _generate(client: WorldClient, visual_input: Path, parameters: Parameters, o
 
 def _write_report(path: Path | None, report: dict[str, Any]) -> None:
     if path is not None:
-        write_whole(path, json.dumps(report, indent=2).encode() + b"\n")
+        write_atomically(path, json.dumps(report, indent=2).encode() + b"\n")

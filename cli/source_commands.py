@@ -1,4 +1,4 @@
-"""The reference scripts' command lines, `base.py` and `video2world.py`, flag for flag, against a running server."""
+"""The commands `base` and `video2world`: the flags of the reference's scripts, with a running server instead."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from cosmos_triton.cli.batch import Batch
 from cosmos_triton.cli.batch_file import read_batch
-from cosmos_triton.cli.exit_codes import complain
-from cosmos_triton.cli.generate_command import Commands, add_server
+from cosmos_triton.cli.exit_codes import print_error
+from cosmos_triton.cli.generate_command import Commands, add_server_options
 from cosmos_triton.cli.single import generate_file
 from cosmos_triton.client.errors import InvalidInput, ServerFailed
 from cosmos_triton.client.tensors import Parameters
 from cosmos_triton.client.world_client import WorldClient
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 
-# The scripts moved networks between host and GPU memory by hand, as these flags said.
+# Memory flags of the scripts, which the server's memory plan replaces.
 _OFFLOAD_FLAGS = (
     "--offload_guardrail_models",
     "--offload_diffusion_decoder",
@@ -83,25 +83,25 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_p", type=float, help="default: the model's tuned value")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--disable_diffusion_decoder", action="store_true", help="decode with the discrete tokenizer")
-    parser.add_argument("--ar_model_dir", metavar="NAME", help="the model that the server is expected to run")
-    parser.add_argument("--checkpoint_dir", metavar="DIR", help="accepted; the server has its own")
+    parser.add_argument("--ar_model_dir", metavar="NAME", help="the model that the server must run")
+    parser.add_argument("--checkpoint_dir", metavar="DIR", help="ignored; the server has its own")
     for flag in _OFFLOAD_FLAGS:
-        parser.add_argument(flag, action="store_true", help="accepted; memory is planned by the server")
+        parser.add_argument(flag, action="store_true", help="ignored; the server plans its memory")
     parser.add_argument(
         "--concurrency", type=int, default=4, metavar="N", help="requests of a batch in flight (default: 4)"
     )
-    add_server(parser)
+    add_server_options(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
     try:
         _check_combination(args)
-        _say_what_is_not_used(args)
+        _warn_about_unused(args)
         with WorldClient(args.url, args.protocol) as client:
             deployment = _deployment_of(client, args)
             return _run_batch(args, client, deployment) if _is_batch(args) else _run_single(args, client)
     except InvalidInput as error:
-        return complain(error)
+        return print_error(error)
 
 
 def _run_single(args: argparse.Namespace, client: WorldClient) -> int:
@@ -150,7 +150,7 @@ def _check_combination(args: argparse.Namespace) -> None:
         raise InvalidInput(f"--concurrency: value {args.concurrency}; accepted: 1 and more")
 
 
-def _say_what_is_not_used(args: argparse.Namespace) -> None:
+def _warn_about_unused(args: argparse.Namespace) -> None:
     offload = [flag for flag in _OFFLOAD_FLAGS if getattr(args, flag.removeprefix("--"))]
     if offload:
         flags = ", ".join(offload)
@@ -162,7 +162,12 @@ def _say_what_is_not_used(args: argparse.Namespace) -> None:
 
 
 def _deployment_of(client: WorldClient, args: argparse.Namespace) -> Deployment:
-    """What the server runs, where that is what the command line asks for."""
+    """The server's deployment.
+
+    Raises:
+        InvalidInput: it is not the one that the command line expects.
+        ServerFailed: it is unknown.
+    """
     name = client.deployment()
     if name not in DEPLOYMENTS:
         raise ServerFailed(f"the server runs a deployment {name!r}, which this client does not know")

@@ -1,4 +1,4 @@
-"""Client library and command line."""
+"""Client library: generate videos with a running server."""
 
 from cosmos_triton.client.errors import (
     Cancelled,

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the server, and the one place where status codes become exceptions."""
+"""Exceptions of the client, and the mapping from the server's status codes to them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Any
 
 from cosmos_triton.runtime.errors import CosmosError
 
-# The server's form for refused input, the same over both protocols.
-_REFUSAL = re.compile(r"(?P<field>\w+): (?:value )?(?P<value>.*); accepted: (?P<accepted>.*)", re.DOTALL)
+# The form of the server's error messages about invalid input.
+_INVALID = re.compile(r"(?P<field>\w+): (?:value )?(?P<value>.*); accepted: (?P<accepted>.*)", re.DOTALL)
 
-_TAG = re.compile(r"\[([A-Z_]+)\] ")
+_CODE_PREFIX = re.compile(r"\[([A-Z_]+)\] ")
 
 
 class WorldError(CosmosError):
-    """A request that brought no video. Every exception of the client is one."""
+    """A request failed. The base class of all exceptions of the client."""
 
 
 class InvalidInput(WorldError):
-    """The request cannot be served as it is.
+    """The request is invalid.
 
-    `field`, `value` and `accepted` say which input it is about; they are None where the message has another form.
+    `field`, `value` and `accepted` are parsed from the message; None if it has another form.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        parts = _REFUSAL.fullmatch(message)
+        parts = _INVALID.fullmatch(message)
         self.field: str | None = parts and parts["field"]
         self.value: str | None = parts and parts["value"]
         self.accepted: str | None = parts and parts["accepted"]
 
 
 class GuardrailBlocked(WorldError):
-    """A guardrail withheld the video. `report` is the server's, with `outcome` and `reason`."""
+    """A guardrail blocked the prompt or the video. `report` is the server's, with `outcome` and `reason`."""
 
     def __init__(self, report: dict[str, Any]) -> None:
         super().__init__(f"{report['outcome']}: {report.get('reason') or 'no reason given'}")
@@ -40,11 +40,11 @@ class GuardrailBlocked(WorldError):
 
 
 class ServerBusy(WorldError):
-    """The server takes no more requests at the moment. Asking again later is safe: a generation has no side effect."""
+    """The server accepts no more requests at the moment. Retrying is safe: a generation has no side effects."""
 
 
 class ServerUnreachable(WorldError):
-    """There is no connection to the server, or it was lost."""
+    """No connection to the server, or the connection was lost."""
 
 
 class DeadlineExceeded(WorldError):
@@ -52,27 +52,26 @@ class DeadlineExceeded(WorldError):
 
 
 class Cancelled(WorldError):
-    """The request was cancelled: the client was closed, or the server says so."""
+    """The request was cancelled, by closing the client or on the server."""
 
 
 class ServerFailed(WorldError):
-    """Something broke inside the server; its log says more."""
+    """An error inside the server; its log has the details."""
 
 
 def server_error(message: str, *, code: str = "") -> WorldError:
-    """The exception for an error that the server answered with.
+    """The exception for an error response of the server.
 
     Args:
-        message: its text. A tag at its head, `[UNAVAILABLE] `, is the code: on the way through the server's streams and
-            pipelines the code itself is lost.
-        code: what the transport has for a message without a tag; Triton's name or gRPC's.
+        message: its text. Triton drops status codes in streams, so the pipeline puts them in front: `[UNAVAILABLE] `.
+        code: the code for a message without that prefix; Triton's name or gRPC's.
     """
-    if tag := _TAG.match(message):
-        code, message = tag[1], message[tag.end() :]
+    if prefix := _CODE_PREFIX.match(message):
+        code, message = prefix[1], message[prefix.end() :]
     match code:
         case "INVALID_ARG" | "INVALID_ARGUMENT":
             return InvalidInput(message)
-        case "UNAVAILABLE" | "NOT_FOUND":  # NOT_FOUND: the model is being loaded again, or the server is stopping
+        case "UNAVAILABLE" | "NOT_FOUND":  # NOT_FOUND: the model is being reloaded, or the server is stopping
             return ServerBusy(message)
         case "DEADLINE_EXCEEDED":
             return DeadlineExceeded(message)

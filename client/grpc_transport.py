@@ -1,4 +1,4 @@
-"""Requests over gRPC: a stream of responses a request, which can be cancelled."""
+"""gRPC transport: a response stream per request. Requests can be cancelled."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PROBE_SECONDS = 5.0
 _OPTIONS = [
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
-    ("grpc.max_reconnect_backoff_ms", 5_000),  # two minutes by default, long after the server is back
+    ("grpc.max_reconnect_backoff_ms", 5_000),  # by default two minutes, in which a restarted server is not noticed
 ]
 
 
 class GrpcTransport:
-    """One channel, for any number of requests from any number of threads."""
+    """One channel for all requests. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -32,32 +32,32 @@ class GrpcTransport:
         self._server = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, tensors: Sequence[Tensor], *, deadline: float | None) -> Generator[dict[str, bytes]]:
-        """The responses as they come, each as output name -> content. Closing the iterator cancels the request."""
+        """The responses, each a dictionary from output name to content. Closing the generator cancels the request."""
         request = service_pb2.ModelInferRequest(model_name=STREAM_MODEL)
         for tensor in tensors:
             request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[1])
             request.raw_input_contents.append(tensor.raw)
         try:
             call = self._server.ModelStreamInfer(iter([request]), timeout=deadline)
-        except ValueError:  # of a closed channel
+        except ValueError:  # the channel is closed
             raise Cancelled("the client is closed") from None
         messages: SimpleQueue[Any] = SimpleQueue()
         threading.Thread(target=_forward, args=(call, messages), daemon=True).start()
-        refusal = ""
+        error_message = ""
         try:
-            # To the end, also after an error or the last response: a cancel that meets the server finishing a request
-            # can leave it believing that the request goes on, and then it never unloads the model.
+            # Read to the end, also after an error or the final response: if a cancellation arrives while the server
+            # completes the request, it may count the request as running for ever and never unload the model.
             while (message := messages.get()) is not None:
                 if isinstance(message, grpc.RpcError):
                     raise self._translate(message)
-                refusal = refusal or message.error_message
+                error_message = error_message or message.error_message
                 response = message.infer_response
                 names = (output.name for output in response.outputs)
                 yield dict(zip(names, map(bytes_of, response.raw_output_contents), strict=True))
         finally:
-            call.cancel()  # does nothing to a request that has ended
-        if refusal:
-            raise server_error(refusal, code=_guess_code(refusal))
+            call.cancel()  # has no effect once the request has ended
+        if error_message:
+            raise server_error(error_message, code=_guess_code(error_message))
 
     def model_parameters(self) -> dict[str, str]:
         """The `parameters` of the pipeline's config.pbtxt."""
@@ -72,7 +72,7 @@ class GrpcTransport:
 
     def _translate(self, error: grpc.RpcError) -> WorldError:
         code, message = error.code(), error.details()
-        # A full queue and a lost connection have the same code. Only the first leaves somebody to answer.
+        # A full queue and a lost connection have the same code. Only in the first case is the server live.
         if code == grpc.StatusCode.UNAVAILABLE and not self._is_live():
             return ServerUnreachable(f"no connection to {self._url} over grpc: {message}")
         return server_error(message, code=code.name)
@@ -85,9 +85,9 @@ class GrpcTransport:
 
 
 def _forward(call: Any, messages: SimpleQueue[Any]) -> None:
-    """Hand on what the call brings: messages, then None or the error.
+    """Put the call's messages into the queue, then None or the error.
 
-    In a thread of its own, because Ctrl-C in a thread that waits inside grpc can leave a lock of grpc's taken for ever.
+    This runs in a separate thread, because Ctrl-C in a thread that waits inside grpc can leave one of its locks held.
     """
     try:
         for message in call:
@@ -98,10 +98,10 @@ def _forward(call: Any, messages: SimpleQueue[Any]) -> None:
 
 
 def _guess_code(message: str) -> str:
-    """The code of an error in a stream, which is text alone.
+    """The code of an error in a stream, which carries a message only.
 
-    Triton has a header, `triton_grpc_error`, that makes it send the code, but release 24.10 can crash on an error that
-    it sends in that way. So the pipeline tags its errors, and the server's own are known by sight.
+    Triton would send the code if a request had the header `triton_grpc_error`, but release 24.10 can crash on such an
+    error. So the pipeline puts the code into its messages, and Triton's own are recognised by their text.
     """
-    is_away = "unknown model" in message or "no available versions" in message
-    return "NOT_FOUND" if is_away else "INTERNAL"
+    is_not_found = "unknown model" in message or "no available versions" in message
+    return "NOT_FOUND" if is_not_found else "INTERNAL"

@@ -1,7 +1,7 @@
-"""Requests over HTTP: one answer a request, in Triton's binary form.
+"""HTTP transport: one response per request, in Triton's binary tensor format.
 
-There is no progress here: Triton streams over HTTP only as JSON, in which a clip's bytes have no place. And the server
-does not notice when a plain HTTP request is abandoned: it finishes the work.
+There is no progress: Triton streams over HTTP in JSON only, which cannot hold a video's bytes. There is no cancellation
+either: the server does not notice that the client of a plain HTTP request is gone.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ DEFAULT_URL = "localhost:8000"
 
 _PROBE_SECONDS = 5.0
 _CODES = {400: "INVALID_ARG", 404: "NOT_FOUND", 503: "UNAVAILABLE"}
-_HEADER_LENGTH = "Inference-Header-Content-Length"  # where the JSON ends and the tensors begin
+_HEADER_LENGTH = "Inference-Header-Content-Length"  # length of the JSON in front of the tensors
 
 
 class HttpTransport:
-    """One connection a request, from any number of threads."""
+    """One connection per request. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -35,7 +35,7 @@ class HttpTransport:
         self._is_closed = False
 
     def infer(self, tensors: Sequence[Tensor], *, deadline: float | None) -> Generator[dict[str, bytes]]:
-        """The one response, as output name -> content."""
+        """The only response, as a dictionary from output name to content."""
         inputs = [
             {"name": t.name, "datatype": t.datatype, "shape": [1], "parameters": {"binary_data_size": len(t.raw)}}
             for t in tensors
@@ -57,8 +57,8 @@ class HttpTransport:
             self._is_closed = True
             for connection in self._connections:
                 if connection.sock:
-                    with suppress(OSError):  # it is disconnected
-                        connection.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
+                    with suppress(OSError):  # already disconnected
+                        connection.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that is blocked on it
 
     def _request(
         self,
@@ -105,7 +105,7 @@ def _outputs(content: bytes, *, header_length: int) -> dict[str, bytes]:
         outputs[output["name"]] = bytes_of(content[start:end])
         start = end
     if start != len(content):
-        raise ServerFailed(f"the answer has {len(content)} bytes, its header speaks of {start}")
+        raise ServerFailed(f"the answer has {len(content)} bytes, its header says {start}")
     return outputs
 
 
@@ -113,5 +113,5 @@ def _error_text(content: bytes) -> str:
     try:
         answer: Any = json.loads(content)
         return str(answer["error"])
-    except (ValueError, KeyError, TypeError):  # a proxy's own page
+    except (ValueError, KeyError, TypeError):  # an error page of a proxy
         return content.decode(errors="replace").strip() or "no message"

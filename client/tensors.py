@@ -1,6 +1,6 @@
-"""The public tensors of `world_generation` in Triton's binary form, which gRPC and HTTP share.
+"""The public tensors of `world_generation` in Triton's binary format, which gRPC and HTTP share.
 
-Every public tensor has shape [1]: a number in little-endian order, or for BYTES a length and the bytes.
+Every public tensor has shape [1]: a little-endian number, or for BYTES a length and the bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TypedDict
 
 from cosmos_triton.client.errors import InvalidInput
 
-MODEL = "world_generation"  # answers once
-STREAM_MODEL = "world_generation_stream"  # the same pipeline with events before the answer
+MODEL = "world_generation"
+STREAM_MODEL = "world_generation_stream"  # the same pipeline; sends events before the result
 
 _DATATYPES = {
     "visual_input": "BYTES",
@@ -28,14 +28,14 @@ _FORMATS = {"INT32": "<i", "INT64": "<q", "FP32": "<f", "BOOL": "<?"}
 
 
 class Parameters(TypedDict, total=False):
-    """What a request may say about a generation. What is left out, or None, the server decides.
+    """Optional parameters of a generation. The server fills in defaults for those that are missing or None.
 
-    prompt: the text; video2world deployments need it, base deployments refuse it
-    num_input_frames: 1 or 9, the clip's last ones; by default 1 for an image and 9 for a clip
-    temperature: of the sampler; 0 takes the likeliest token; by default 1.0
-    top_p: above 0, at most 1; by default the value that the deployment was tuned for
+    prompt: the text; required by video2world deployments, not accepted by base deployments
+    num_input_frames: 1 or 9, the last frames of a clip; by default 1 for an image and 9 for a clip
+    temperature: of token sampling; 0 is greedy; by default 1.0
+    top_p: of nucleus sampling, above 0, at most 1; the default depends on the deployment
     seed: the same seed and input give the same video; by default 0
-    disable_diffusion_decoder: decode with the discrete tokenizer, which is faster and coarser
+    disable_diffusion_decoder: decode with the discrete tokenizer, which is faster and coarser; by default False
     """
 
     prompt: str | None
@@ -54,11 +54,11 @@ class Tensor:
 
 
 def request_tensors(visual_input: bytes, parameters: Mapping[str, object]) -> list[Tensor]:
-    """The tensors of one request; parameters that are None are left to the server.
+    """The tensors of one request, without parameters that are None.
 
     Raises:
-        InvalidInput: a value that its tensor cannot hold.
-        TypeError: a parameter that does not exist.
+        InvalidInput: a value does not fit its tensor's type.
+        TypeError: a parameter does not exist.
     """
     unknown = parameters.keys() - Parameters.__annotations__.keys()
     if unknown:
@@ -79,5 +79,5 @@ def _tensor(name: str, value: object) -> Tensor:
 
 
 def bytes_of(raw: bytes) -> bytes:
-    """The content of a BYTES tensor of shape [1]; b"" for one without elements."""
+    """The content of a BYTES tensor of shape [1], or b"" of shape [0]."""
     return raw[4:]

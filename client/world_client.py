@@ -1,4 +1,4 @@
-"""The client library: a clip or an image in, a world out."""
+"""WorldClient: generates a video from a clip or an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ProtocolName = Literal["grpc", "http"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A stage has done `done` of `total` steps."""
+    """Progress: a stage has completed `done` of `total` steps."""
 
     stage: str
     done: int
@@ -28,7 +28,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished video, as the bytes of an mp4 file, and the server's report on it."""
+    """A finished video as the bytes of an mp4 file, and the server's report."""
 
     video: bytes
     report: dict[str, Any]
@@ -39,26 +39,28 @@ class Generation:
 
 
 class Transport(Protocol):
+    """A protocol's way to the server; see GrpcTransport and HttpTransport."""
+
     def infer(self, tensors: Sequence[Tensor], *, deadline: float | None) -> Generator[dict[str, bytes]]: ...
     def model_parameters(self) -> dict[str, str]: ...
     def close(self) -> None: ...
 
 
 class WorldClient:
-    """A connection to a running server. One client serves any number of threads.
+    """A connection to a running server. Thread-safe.
 
         with WorldClient("localhost:8001") as client:
             generation = client.generate("clip.mp4", seed=7)
         Path("world.mp4").write_bytes(generation.video)
 
-    Over gRPC a generation reports its progress, and the server stops it when it is cancelled; over HTTP neither.
+    Over gRPC there is progress, and cancellation stops the work on the server; over HTTP neither.
 
     Args:
-        url: `host:port`; by default localhost, port 8001 (grpc) or 8000 (http).
+        url: `host:port`; by default localhost with port 8001 (grpc) or 8000 (http).
         protocol: "grpc" or "http".
 
     Raises:
-        InvalidInput: a url or a protocol that is not one.
+        InvalidInput: the url or the protocol is invalid.
     """
 
     def __init__(self, url: str | None = None, protocol: ProtocolName = "grpc") -> None:
@@ -72,18 +74,22 @@ class WorldClient:
         on_event: Callable[[Event], None] | None = None,
         **parameters: Unpack[Parameters],
     ) -> Generation:
-        """Generate one video, and wait for it.
+        """Generate one video and wait for it.
 
         Args:
-            visual_input: a png, jpeg, webp or mp4 file: its bytes, or its path.
-            deadline: seconds after which to give up; by default never.
-            on_event: called with each Event, in this thread; over HTTP there are none. An exception raised in it
-                cancels the request.
+            visual_input: the bytes or the path of a png, jpeg, webp or mp4 file.
+            deadline: timeout in seconds; None for no limit.
+            on_event: called with each Event in this thread; never over HTTP. If it raises, the request is cancelled.
             parameters: see Parameters.
 
         Raises:
-            GuardrailBlocked: a guardrail withheld the video.
-            InvalidInput, ServerBusy, ServerUnreachable, DeadlineExceeded, Cancelled, ServerFailed: as they say.
+            GuardrailBlocked: a guardrail blocked the prompt or the video.
+            InvalidInput: the request is invalid.
+            ServerBusy: the server accepts no more requests at the moment.
+            ServerUnreachable: there is no connection to the server.
+            DeadlineExceeded: the deadline has passed.
+            Cancelled: the client was closed, or the server cancelled the request.
+            ServerFailed: an error inside the server.
         """
         with closing(self.stream(visual_input, deadline=deadline, **parameters)) as updates:
             for update in updates:
@@ -100,10 +106,10 @@ class WorldClient:
         deadline: float | None = None,
         **parameters: Unpack[Parameters],
     ) -> Generator[Event | Generation]:
-        """Generate one video: its Events as they come, then the Generation.
+        """Generate one video: yields Events, and last the Generation.
 
-        The request is sent with the first step of the iterator; closing the iterator cancels it. Arguments and
-        exceptions are those of `generate`.
+        The request is sent by the first `next`. Closing the generator cancels it. Arguments and exceptions are those of
+        `generate`.
         """
         return self._follow(request_tensors(_read(visual_input), parameters), deadline)
 
@@ -111,7 +117,8 @@ class WorldClient:
         """The name of the deployment that the server runs, such as `12b`.
 
         Raises:
-            ServerFailed: the server does not say; and ServerBusy, ServerUnreachable.
+            ServerFailed: the server does not tell it.
+            ServerBusy, ServerUnreachable: as for `generate`.
         """
         parameters = self._transport.model_parameters()
         if "deployment" not in parameters:
@@ -119,7 +126,7 @@ class WorldClient:
         return parameters["deployment"]
 
     def close(self) -> None:
-        """Cancel what is in flight in any thread (it raises Cancelled there), and disconnect."""
+        """Disconnect. Requests in flight are cancelled: they raise Cancelled in their threads."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -150,7 +157,7 @@ class WorldClient:
 def _connect(url: str | None, protocol: str) -> Transport:
     if url is not None and ("://" in url or not url.strip()):
         raise InvalidInput(f"url: value {url!r}; accepted: host:port, without a scheme")
-    # A protocol's packages are loaded when it is used: gRPC alone takes half a second.
+    # Imported when used: importing grpc takes half a second.
     if protocol == "grpc":
         from cosmos_triton.client import grpc_transport
 

@@ -1,1 +1,1 @@
-"""Prompt and video guardrails, and the runner that fails closed."""
+"""Prompt and video guardrails. They fail closed: a check that cannot decide blocks."""

@@ -1,7 +1,7 @@
-"""Aegis, the guardrail that reads the prompt's meaning: LlamaGuard-7B with NVIDIA's adapter merged into it.
+"""Aegis, the LLM guardrail for prompts: LlamaGuard-7B with NVIDIA's LoRA adapter merged.
 
-The model is asked whether the prompt breaks a written policy. It answers `safe`, or `unsafe` and on the next line the
-categories it found, such as `O3,O11` (Ghosh et al., arXiv:2404.05993). Nothing else is taken for an answer.
+The model is asked whether the prompt violates a written policy. It answers `safe`, or `unsafe` and on the next line the
+violated categories, such as `O3,O11` (Ghosh et al., arXiv:2404.05993). Any other answer is an error, and blocks.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cosmos_triton.guardrail.policy import CATEGORIES, MARKERS, Policy
-from cosmos_triton.guardrail.pretrained import load_whole
+from cosmos_triton.guardrail.pretrained import load_pretrained
 from cosmos_triton.guardrail.spellings import fold
 from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.runtime.errors import CheckpointError
 
 MAX_ANSWER_TOKENS = 100
-LEAST_PROMPT_TOKENS = 512  # as many as the text encoder reads
-NOT_READABLE = "not_readable"  # the category of a prompt that cannot be put to the model
+MIN_PROMPT_TOKENS = 512  # room that the policy must leave: as many tokens as the text encoder reads
+NOT_READABLE = "not_readable"  # the category of a prompt that the model cannot be asked about
 
-# The frame is LlamaGuard's: the model was tuned on it, so it stays as it is.
-FRAME = """[INST] Task: Check if there is unsafe content in 'User' messages in conversations according our safety \
+# LlamaGuard's own prompt template, which it was fine-tuned on.
+TEMPLATE = """[INST] Task: Check if there is unsafe content in 'User' messages in conversations according our safety \
 policy with the below categories.
 
 <BEGIN UNSAFE CONTENT CATEGORIES>
@@ -42,27 +42,27 @@ Provide your safety assessment for 'User' in the above conversation:
 
 
 class NotReadableError(ValueError):
-    """A prompt that cannot be put to the model. The message is for the user."""
+    """The model cannot be asked about this prompt. The message is for the user."""
 
 
 def moderation_prompt(user_prompt: str, policy: Policy) -> str:
-    """The question that the model is asked.
+    """The template filled in with the policy and the user's prompt.
 
     Raises:
-        NotReadableError: the prompt has a marker of the frame, with which it could end the conversation and answer.
+        NotReadableError: the prompt contains a marker of the template (prompt injection).
     """
-    readings = user_prompt.upper(), fold(user_prompt).upper()
+    spellings = user_prompt.upper(), fold(user_prompt).upper()
     for marker in MARKERS:
-        if any(marker in reading for reading in readings):
+        if any(marker in spelling for spelling in spellings):
             raise NotReadableError(f"the prompt contains {marker!r}, which is not accepted")
-    return FRAME.format(policy=policy.text, prompt=user_prompt.strip())
+    return TEMPLATE.format(policy=policy.text, prompt=user_prompt.strip())
 
 
 def violated_categories(answer: str) -> tuple[str, ...]:
-    """The categories of an answer; none when it is `safe`.
+    """Parse an answer: the violated categories, none if it is `safe`.
 
     Raises:
-        ValueError: the answer is neither `safe` nor `unsafe` and a line of known categories.
+        ValueError: neither `safe`, nor `unsafe` and a line of known categories.
     """
     match [line.strip() for line in answer.strip().split("\n")]:
         case ["safe"]:
@@ -75,7 +75,7 @@ def violated_categories(answer: str) -> tuple[str, ...]:
 
 
 def is_settled(answer: str) -> bool:
-    """Whether more words could not change what the beginning of an answer means."""
+    """Whether further tokens cannot change how a partial answer is parsed: generation can stop."""
     first, *rest = answer.lstrip().split("\n")
     if not rest:
         return not ("safe".startswith(first) or "unsafe".startswith(first))
@@ -83,7 +83,7 @@ def is_settled(answer: str) -> bool:
 
 
 class Aegis:
-    """Judges prompts with a merged model and its tokenizer."""
+    """The check of a prompt by the merged model."""
 
     name = "aegis"
 
@@ -96,23 +96,23 @@ class Aegis:
     def load(
         cls, folder: Path, policy: Policy, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16
     ) -> Aegis:
-        """From a Hugging Face folder of the merged model; only safetensors are read, and nothing from the network.
+        """From a Hugging Face folder of the merged model: safetensors only, no network access.
 
         Raises:
             CheckpointError: a weight is missing, or the policy leaves no room for a prompt.
         """
-        model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
+        model = load_pretrained(AutoModelForCausalLM, folder, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         aegis = cls(model.to(device), tokenizer, policy)
-        if aegis.excess_tokens(aegis.tokens(moderation_prompt("", policy))) > -LEAST_PROMPT_TOKENS:
+        if aegis.excess_tokens(aegis.tokens(moderation_prompt("", policy))) > -MIN_PROMPT_TOKENS:
             raise CheckpointError(f"{folder}: the policy is too long for the model's context")
         return aegis
 
     def judge(self, prompt: str) -> Verdict:
-        """Whether the model calls the prompt safe.
+        """Ask the model about a prompt.
 
         Raises:
-            ValueError: the model's logits are not finite, or its answer is none.
+            ValueError: the logits are not finite, or the answer cannot be parsed.
         """
         try:
             answer = self.answer(moderation_prompt(prompt, self.policy))
@@ -126,21 +126,21 @@ class Aegis:
         )
 
     def tokens(self, question: str) -> Tensor:
-        """[1, N]. A prompt may spell out a special token, such as </s>; it is text there, and no token."""
+        """[1, N]. Special tokens spelled out in a prompt, such as </s>, are tokenized as text."""
         encoded = self.tokenizer(question, return_tensors="pt", split_special_tokens=True)
         return encoded.input_ids.to(self.model.device)
 
     def excess_tokens(self, tokens: Tensor) -> int:
-        """How many tokens a question [1, N] and its answer are too long for the model; negative: room that is left."""
+        """By how many tokens a question [1, N] and the longest answer exceed the context; negative if there is room."""
         return tokens.shape[1] + MAX_ANSWER_TOKENS - self.model.config.max_position_embeddings
 
     @torch.inference_mode()
     def answer(self, question: str) -> str:
-        """The likeliest answer, up to where it is settled.
+        """The answer by greedy decoding, cut off once it is settled.
 
         Raises:
-            NotReadableError: question and answer do not fit the model's context.
-            ValueError: the model's logits are not finite.
+            NotReadableError: question and answer exceed the model's context.
+            ValueError: the logits are not finite.
         """
         tokens = self.tokens(question)
         if (excess := self.excess_tokens(tokens)) > 0:

@@ -1,7 +1,10 @@
-"""The word lists that a prompt is held against: the first guardrail, and the only one without a network.
+"""The blocklist: word lists that a prompt is matched against. The only guardrail without a network.
 
-Three lists, a word or phrase a line. `custom`: blocked in look-alike spellings too (better-profanity). `whitelist`:
-tokens that may contain a custom word. `exact_match`: blocked as whole words, and with one letter wrong.
+Three lists with a word or phrase per line:
+
+- `custom`: blocked in obfuscated spellings too (better-profanity)
+- `whitelist`: tokens that are allowed although they contain a custom word
+- `exact_match`: blocked as whole words, and with one typo
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from cosmos_triton.guardrail.spellings import PLACEHOLDER, LookAlikes, fold, to_
 from cosmos_triton.guardrail.verdict import Verdict
 
 LISTS = ("custom", "whitelist", "exact_match")  # folders of the released blocklist
-NEAR_MATCH_MIN_CHARS = 4  # shorter entries of `exact_match` are sought as whole words only
+NEAR_MATCH_MIN_CHARS = 4  # shorter entries of `exact_match` match as whole words only
 
 
 class Violation(Enum):
-    """Why a prompt is blocked: the category, and its words for the user."""
+    """Why a prompt is blocked: the category of the verdict, and the reason for the user."""
 
     EMPTY = "empty", "the prompt is empty"
     CUSTOM = "custom", "the prompt has a blocked word, or one that looks like it"
@@ -38,11 +41,13 @@ class Violation(Enum):
 
 
 class Blocklist:
-    """Holds prompts against the lists; upper and lower case do not matter, blank lines are no words.
+    """Matches prompts against the lists, ignoring case. Blank lines of a list are ignored.
 
     Args:
-        lemmatize: the dictionary form of a lower-case word.
-        is_word: whether a lower-case word is English. It then is no misspelt blocked word, nor is a whitelisted one.
+        lemmatize: returns the lemma of a lower-case word.
+        is_word: whether a lower-case word is English. Such a word is never taken for a misspelt blocked word; neither
+            is a whitelisted one.
+        near_match_min_chars: shorter entries of `exact_match` match as whole words only.
     """
 
     name = "blocklist"
@@ -67,11 +72,11 @@ class Blocklist:
 
     @classmethod
     def from_folder(cls, folder: Path, nltk_data: Path) -> Blocklist:
-        """Lists from every file under `folder`/custom, /whitelist and /exact_match, words from `nltk_data`.
+        """Read the lists from all files in `folder`/custom, /whitelist and /exact_match, and WordNet from `nltk_data`.
 
         Raises:
-            ValueError: there is no custom or no exact-match word, so the installation is broken.
-            FileNotFoundError: `nltk_data` holds no unpacked WordNet.
+            ValueError: the custom or the exact-match list is empty, so the installation is broken.
+            FileNotFoundError: `nltk_data` has no unpacked WordNet.
         """
         lists = {name: _read_list(folder / name) for name in LISTS}
         for name in ("custom", "exact_match"):
@@ -93,9 +98,10 @@ class Blocklist:
         return Verdict.blocked(self.name, violation.category, reason=violation.reason)
 
     def violation(self, prompt: str) -> Violation | None:
-        """The first rule that the prompt breaks, or None.
+        """The first rule that the prompt violates, or None.
 
-        Where it is not ASCII, it is read twice: without what is not, as the lists' words are; and as a person sees it.
+        A prompt outside ASCII is matched twice: without its other characters, as the reference does, and folded to the
+        ASCII that it looks like.
         """
         if not prompt.strip():
             return Violation.EMPTY
@@ -110,81 +116,80 @@ class Blocklist:
         return self._exact_match(text.lower().split())
 
     def has_custom_word(self, text: str) -> bool:
-        """Whether a custom word is left when the whitelisted tokens that hold one are taken out."""
-        return self._custom.found_in(re.sub(r"\S+", self._excuse, text))
+        """Whether the text contains a custom word, other than within whitelisted tokens."""
+        return self._custom.found_in(re.sub(r"\S+", self._mask_whitelisted, text))
 
-    def _excuse(self, token: re.Match[str]) -> str:
-        """A whitelisted token is taken out only if it holds a word by itself: it cannot excuse a longer phrase."""
+    def _mask_whitelisted(self, token: re.Match[str]) -> str:
+        """Only a token that contains a custom word by itself is masked: it must not hide a longer phrase."""
         word = token.group().strip(string.punctuation).lower()
-        is_excused = word in self.whitelist and self._custom.found_in(word)
-        return PLACEHOLDER if is_excused else token.group()
+        is_masked = word in self.whitelist and self._custom.found_in(word)
+        return PLACEHOLDER if is_masked else token.group()
 
     def _exact_match(self, words: list[str]) -> Violation | None:
-        """Holds the lower-case words of a prompt against the exact-match list."""
+        """Match the lower-case words of a prompt against the exact-match list."""
         text = " ".join(words)
-        near = self._near.with_a_letter_too_many(words)
+        near = self._near.with_inserted_letter(words)
         for entry in self.exact_match:
             if entry in text and re.search(rf"(?<!\w){re.escape(entry)}(?!\w)", text):
                 return Violation.WHOLE_WORD
             if entry in near:
                 return Violation.NEAR_MATCH
-        bare = [bare for word in words if (bare := word.strip(string.punctuation))]
-        for window in self._near.misspelt(bare):
+        stripped = [word.strip(string.punctuation) for word in words]
+        for window in self._near.misspelt([word for word in stripped if word]):
             if not all(word in self.whitelist or self.is_word(word) for word in window.split()):
                 return Violation.MISSPELT
         return None
 
 
 class NearMatches:
-    """Finds entries with one letter wrong among as many neighbouring words as an entry has.
+    """Finds entries with one typo, in windows of as many neighbouring words as an entry has.
 
-    With one letter too many they resemble each other enough for the reference too: difflib's ratio of an entry of n
-    letters and its misspelling is then at least (n - 0.5) / n, and with a letter missing or exchanged it is not.
+    The reference finds inserted letters only: difflib's ratio of an entry of n letters and its misspelling is then at
+    least (n - 0.5) / n, and less for a letter deleted or substituted.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
-        self._entries: defaultdict[int, set[str]] = defaultdict(set)  # by how many words they have
-        self._gaps: defaultdict[int, set[tuple[int, str]]] = defaultdict(set)  # a letter's place, and all others
+        # Both by the number of words in an entry.
+        self._entries: defaultdict[int, set[str]] = defaultdict(set)
+        self._deletions: defaultdict[int, set[tuple[int, str]]] = defaultdict(set)
         for entry in entries:
             width = entry.count(" ") + 1
             self._entries[width].add(entry)
-            self._gaps[width].update(_gaps(entry))
+            self._deletions[width].update(_deletions(entry))
 
-    def with_a_letter_too_many(self, words: list[str]) -> set[str]:
-        """The entries that a letter was put into."""
-        return {
-            shorter
-            for width, window in self._windows(words, spare=1)
-            for _, shorter in _gaps(window)
-            if shorter in self._entries[width]
-        }
+    def with_inserted_letter(self, words: list[str]) -> set[str]:
+        """The entries that occur with one letter inserted."""
+        found = set()
+        for width, window in self._windows(words, extra_letters=1):
+            found |= {shorter for _, shorter in _deletions(window) if shorter in self._entries[width]}
+        return found
 
     def misspelt(self, words: list[str]) -> Iterator[str]:
-        """Neighbouring words that are an entry with a letter missing or exchanged, or two neighbours swapped."""
-        for width, window in self._windows(words, spare=0):
-            gaps, entries = self._gaps[width], self._entries[width]
-            if (
-                any((place, window) in gaps for place in range(len(window) + 1))
-                or any(gap in gaps for gap in _gaps(window))
-                or any(swapped in entries for swapped in _swaps(window))
-            ):
+        """The windows that are an entry with a letter deleted or substituted, or two neighbours transposed."""
+        for width, window in self._windows(words, extra_letters=0):
+            deletions, entries = self._deletions[width], self._entries[width]
+            has_deletion = any((position, window) in deletions for position in range(len(window) + 1))
+            has_substitution = any(deletion in deletions for deletion in _deletions(window))
+            has_transposition = any(transposed in entries for transposed in _transpositions(window))
+            if has_deletion or has_substitution or has_transposition:
                 yield window
 
-    def _windows(self, words: list[str], *, spare: int) -> Iterator[tuple[int, str]]:
-        """Each distinct one of every width, unless it is too long for an entry with `spare` more letters."""
+    def _windows(self, words: list[str], *, extra_letters: int) -> Iterator[tuple[int, str]]:
+        """Width and text of each distinct window that is no longer than the longest entry and the extra letters."""
         for width, entries in self._entries.items():
-            longest = max(map(len, entries)) + spare
-            windows = {" ".join(words[i : i + width]) for i in range(len(words) - width + 1)}
-            yield from ((width, window) for window in windows if len(window) <= longest)
+            max_length = max(map(len, entries)) + extra_letters
+            for window in {" ".join(words[i : i + width]) for i in range(len(words) - width + 1)}:
+                if len(window) <= max_length:
+                    yield width, window
 
 
-def _gaps(word: str) -> Iterator[tuple[int, str]]:
-    """For each letter, its place and the word without it."""
+def _deletions(word: str) -> Iterator[tuple[int, str]]:
+    """For each letter, its position and the word without it."""
     return ((i, word[:i] + word[i + 1 :]) for i in range(len(word)))
 
 
-def _swaps(word: str) -> Iterator[str]:
-    """The word with each two neighbours swapped."""
+def _transpositions(word: str) -> Iterator[str]:
+    """The word with each pair of neighbours swapped."""
     return (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1))
 
 
@@ -194,5 +199,6 @@ def _read_list(folder: Path) -> list[str]:
 
 
 def _entries(lines: Iterable[str]) -> list[str]:
-    """Lower case, single blanks, each once, in their order."""
-    return list(dict.fromkeys(entry for line in lines if (entry := " ".join(line.lower().split()))))
+    """The entries in lower case with single spaces, without duplicates, in order."""
+    normalized = (" ".join(line.lower().split()) for line in lines)
+    return list(dict.fromkeys(entry for entry in normalized if entry))

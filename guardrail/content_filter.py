@@ -1,4 +1,4 @@
-"""The guardrail that looks at every frame: SigLIP describes it, a small classifier names what it shows.
+"""The content filter: every frame is classified by a small MLP on its SigLIP embedding.
 
 Legend: T frames, H, W pixels, S side of SigLIP's square input, K classes.
 """
@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import SiglipVisionModel
 
 from cosmos_triton.guardrail.frame_batches import FRAMES_AT_ONCE, check_frames
-from cosmos_triton.guardrail.pretrained import load_whole
+from cosmos_triton.guardrail.pretrained import load_pretrained
 from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.networks.video_safety import SAFE, ContentClassifierConfig
 from cosmos_triton.runtime.backends.backend import Runnable
 
 
 class ContentFilter:
-    """A video is safe if every frame of it is. `batch_size` frames are in the network at a time."""
+    """Blocks a video if any of its frames is not of class Safe. Frames go through the network in batches."""
 
     name = "content_filter"
 
@@ -29,11 +29,11 @@ class ContentFilter:
         self.batch_size = batch_size
 
     def judge(self, frames: Tensor) -> Verdict:
-        """RGB uint8 frames [T, H, W, 3]. Raises as `classify` does."""
+        """The verdict on RGB uint8 frames [T, H, W, 3]; raises as `classify` does."""
         classes = self.network.config.classes
-        for index, content in enumerate(self.classify(frames).tolist()):
-            if content != SAFE:
-                return Verdict.blocked(self.name, classes[content], reason=f"frame {index} shows {classes[content]}")
+        for frame, label in enumerate(self.classify(frames).tolist()):
+            if label != SAFE:
+                return Verdict.blocked(self.name, classes[label], reason=f"frame {frame} shows {classes[label]}")
         return Verdict.passed(self.name)
 
     @torch.inference_mode()
@@ -57,18 +57,15 @@ class ContentFilter:
 
 
 def load_encoder(folder: Path) -> SiglipVisionModel:
-    """The vision half of a SigLIP folder; only safetensors are read, and nothing from the network.
-
-    Raises:
-        CheckpointError: the folder lacks a weight.
-    """
-    return load_whole(SiglipVisionModel, folder)
+    """The vision tower of a SigLIP folder; raises as `load_pretrained` does."""
+    return load_pretrained(SiglipVisionModel, folder)
 
 
 def to_network_input(frames: Tensor, side: int) -> Tensor:
-    """Uint8 [T, H, W, 3] -> [T, 3, S, S] in -1..1: bicubic with antialiasing, as SigLIP's image processor resizes.
+    """uint8 [T, H, W, 3] -> [T, 3, S, S] in [-1, 1], resized as SigLIP's image processor does.
 
-    That one rounds to bytes after the rows and again after the columns, which shows where the cubic overshoots.
+    That is Pillow's bicubic with antialiasing, one axis after the other. It rounds to bytes after each, which makes a
+    difference where the cubic overshoots.
     """
     pixels = frames.movedim(-1, 1).float()
     for size in ((frames.shape[1], side), (side, side)):

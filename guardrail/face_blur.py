@@ -1,6 +1,6 @@
-"""Finds faces in every frame and pixelates them.
+"""Face blur: faces are detected by RetinaFace in every frame, and pixelated.
 
-Legend: T frames, H, W pixels, P priors, N boxes. A box is left, top, right, bottom in pixels.
+Legend: T frames, H, W pixels, P priors, N boxes. A box is (left, top, right, bottom) in pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ MEAN_BGR = (104.0, 117.0, 123.0)  # of the detector's training images
 
 @dataclass(frozen=True, slots=True)
 class FaceBlurConfig:
-    """The reference's settings. `min_size` is the least width and height of a box, in pixels."""
+    """The reference's settings.
+
+    score_threshold: minimum face probability of a box
+    iou_threshold: boxes that overlap a better one by more are dropped
+    max_candidates: boxes that enter non-maximum suppression
+    max_faces: boxes that leave it
+    min_size: minimum width and height of a box in pixels
+    blocks: a face becomes blocks x blocks tiles
+    variances: scale of the network's offsets, for the centre and the size of a box
+    """
 
     score_threshold: float = 0.7
     iou_threshold: float = 0.4
@@ -32,19 +41,19 @@ class FaceBlurConfig:
 
 @dataclass(frozen=True, slots=True)
 class Blurred:
-    """RGB uint8 frames [T, H, W, 3] to hand out; how many regions were pixelated, and on how many of the frames."""
+    """RGB uint8 frames [T, H, W, 3], the number of regions that were pixelated, and of frames that have any."""
 
     frames: Tensor
     faces: int
-    with_faces: int
+    frames_with_faces: int
 
     def facts(self) -> dict[str, int]:
         """For the report."""
-        return {"faces_blurred": self.faces, "frames_blurred": self.with_faces}
+        return {"faces_blurred": self.faces, "frames_blurred": self.frames_with_faces}
 
 
 class FaceBlur:
-    """Face detector and pixelation. `batch_size` frames are in the network at a time."""
+    """Face detector and pixelation. Frames go through the network in batches."""
 
     name = "face_blur"
 
@@ -64,19 +73,19 @@ class FaceBlur:
         """RGB uint8 frames [T, H, W, 3] -> a copy with every face pixelated.
 
         Raises:
-            ValueError: the frames have another shape or dtype, or the detector gave numbers that are not finite.
+            ValueError: the frames have another shape or dtype, or the detector's outputs are not finite.
         """
         check_frames(frames)
         blurred = frames.clone()
-        regions: list[int] = []  # of each frame
+        regions: list[int] = []  # how many each frame has
         for start in range(0, len(frames), self.batch_size):
             batch = blurred[start : start + self.batch_size]
             for frame, boxes in zip(batch, self.find_faces(batch), strict=True):
                 regions.append(pixelate_boxes(frame, boxes, self.config))
-        return Blurred(blurred, faces=sum(regions), with_faces=sum(map(bool, regions)))
+        return Blurred(blurred, faces=sum(regions), frames_with_faces=sum(count > 0 for count in regions))
 
     def find_faces(self, frames: Tensor) -> list[Tensor]:
-        """RGB uint8 frames [T, H, W, 3] -> boxes [N, 4] of each frame on the CPU, the surest first."""
+        """RGB uint8 frames [T, H, W, 3] -> for each frame boxes [N, 4] on the CPU, by descending score."""
         _, height, width, _ = frames.shape
         pixels = to_network_input(frames.to(self.network.device))
         loc, conf, _ = self.network(pixels.to(self.network.dtype))
@@ -96,7 +105,7 @@ def to_network_input(frames: Tensor) -> Tensor:
 
 
 def decode_boxes(loc: Tensor, priors: Tensor, variances: tuple[float, float]) -> Tensor:
-    """Offsets loc [..., P, 4] from priors [P, 4] -> corners [..., P, 4], as fractions of the frame."""
+    """Decode offsets loc [..., P, 4] relative to priors [P, 4]: boxes [..., P, 4] in fractions of the frame."""
     centre = priors[:, :2] + loc[..., :2] * variances[0] * priors[:, 2:]
     size = priors[:, 2:] * torch.exp(loc[..., 2:] * variances[1])
     top_left = centre - size / 2
@@ -104,19 +113,19 @@ def decode_boxes(loc: Tensor, priors: Tensor, variances: tuple[float, float]) ->
 
 
 def select_boxes(boxes: Tensor, scores: Tensor, config: FaceBlurConfig) -> Tensor:
-    """Of boxes [P, 4] with scores [P], those sure enough that no surer one overlaps: [N, 4], the surest first."""
-    sure = scores > config.score_threshold
-    order = scores[sure].argsort(descending=True, stable=True)[: config.max_candidates]
-    return suppress_overlaps(boxes[sure][order], config.iou_threshold, most=config.max_faces)
+    """Score threshold and non-maximum suppression of boxes [P, 4], scores [P]: boxes [N, 4] by descending score."""
+    confident = scores > config.score_threshold
+    order = scores[confident].argsort(descending=True, stable=True)[: config.max_candidates]
+    return non_maximum_suppression(boxes[confident][order], config.iou_threshold, max_boxes=config.max_faces)
 
 
-def suppress_overlaps(boxes: Tensor, iou_threshold: float, *, most: int) -> Tensor:
-    """Non-maximum suppression of boxes [N, 4], the surest first: the first `most` that are left.
+def non_maximum_suppression(boxes: Tensor, iou_threshold: float, *, max_boxes: int) -> Tensor:
+    """Greedy non-maximum suppression of boxes [N, 4] by descending score: at most `max_boxes` of them.
 
-    Both edges of a box count as pixels of it, as in the detector's own evaluation: a side is right - left + 1 long.
+    Both edges of a box belong to it, as in RetinaFace's own evaluation: it is right - left + 1 pixels wide.
     """
     kept: list[Tensor] = []
-    while len(boxes) and len(kept) < most:
+    while len(boxes) and len(kept) < max_boxes:
         best, boxes = boxes[0], boxes[1:]
         kept.append(best)
         corner = torch.maximum(best[:2], boxes[:, :2])
@@ -132,9 +141,9 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def pixelate_boxes(frame: Tensor, boxes: Tensor, config: FaceBlurConfig) -> int:
-    """Pixelates boxes [N, 4] of one frame [H, W, C] in place, one after another; returns how many there were.
+    """Pixelate boxes [N, 4] of one frame [H, W, C] in place, one after another; returns how many were pixelated.
 
-    Sides are measured before a box is cut at the frame's edge, so half a face at the edge is still hidden.
+    The minimum size applies before a box is clipped to the frame, so that half a face at the edge is hidden too.
     """
     height, width, _ = frame.shape
     regions = 0
@@ -149,12 +158,12 @@ def pixelate_boxes(frame: Tensor, boxes: Tensor, config: FaceBlurConfig) -> int:
 
 
 def pixelate(region: Tensor, blocks: int) -> Tensor:
-    """A uint8 region [H, W, C] as blocks x blocks flat tiles, bit for bit as OpenCV makes them.
+    """A uint8 region [H, W, C] as blocks x blocks flat tiles, bit-exact with OpenCV.
 
-    The reference shrinks with cv2.INTER_LINEAR and enlarges with cv2.INTER_NEAREST. OpenCV's linear resize of bytes is
-    fixed-point: weights in 1/2048; columns first, kept exactly; then rows, where the column sums lose 4 bits, each
-    product loses 16, and the last 2 are rounded. At the left and right edge the outer neighbour's weight is folded
-    into the edge pixel. At the top and bottom it is not: both rows are the same one, and their products are cut apart.
+    The reference downsamples with cv2.INTER_LINEAR and upsamples with cv2.INTER_NEAREST. OpenCV's linear resize of
+    uint8 is fixed-point with weights in 1/2048. The horizontal pass is exact. The vertical pass shifts its input right
+    by 4 bits, each product by 16, and rounds the last 2. At the left and right edge the outer tap's weight is folded
+    into the edge pixel. At the top and bottom both taps read the same row, and each product is truncated.
     """
     height, width, _ = region.shape
     left, right, w_left, w_right = _linear_taps(width, blocks, fold_edges=True)
@@ -162,8 +171,8 @@ def pixelate(region: Tensor, blocks: int) -> Tensor:
     device = region.device
     pixels = region.to(torch.int64)
 
-    def column(taps: Tensor) -> Tensor:
-        return taps.to(device)[:, None]
+    def column(weights: Tensor) -> Tensor:
+        return weights.to(device)[:, None]
 
     rows = pixels[:, left] * column(w_left) + pixels[:, right] * column(w_right)  # [H, blocks, C]
     rows >>= 4
@@ -174,7 +183,7 @@ def pixelate(region: Tensor, blocks: int) -> Tensor:
 
 
 def _linear_taps(source: int, target: int, *, fold_edges: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each of `target` pixels, the two of `source` that it lies between, and their weights in 1/2048."""
+    """For each of `target` output pixels: the indices of its two input pixels, and their weights in 1/2048."""
     at = ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5).float()
     first = at.floor()
     fraction = at - first
@@ -186,6 +195,6 @@ def _linear_taps(source: int, target: int, *, fold_edges: bool) -> tuple[Tensor,
 
 
 def _nearest_taps(source: int, target: int) -> Tensor:
-    """For each of `target` pixels, the one of `source` that covers its left or upper edge."""
-    scale = 1 / (target / source)  # two divisions: OpenCV's rounding decides where a tile starts
+    """For each of `target` output pixels: the index of its input pixel."""
+    scale = 1 / (target / source)  # two divisions, as in OpenCV: their rounding decides where a tile starts
     return (torch.arange(target, dtype=torch.float64) * scale).to(torch.int64).clamp(max=source - 1)

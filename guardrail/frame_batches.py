@@ -1,11 +1,11 @@
-"""What every video guardrail asks of its frames."""
+"""What the video guardrails have in common: the batch size, and the check of their input."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-FRAMES_AT_ONCE = 8  # in a guardrail's network
+FRAMES_AT_ONCE = 8  # batch size of the networks
 
 
 def check_frames(frames: Tensor) -> None:

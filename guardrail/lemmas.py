@@ -1,8 +1,7 @@
-"""Dictionary forms of English words, by WordNet's own rules over two of its files a part of speech (man page
-morphy(7WN)).
+"""Lemmas of English words by WordNet's morphological rules (man page morphy(7WN)).
 
-The same lemmas of nouns as NLTK's WordNetLemmatizer gives. NLTK's reader is not used: it loads all of WordNet, and
-refuses files outside its global search path or with a second link.
+For nouns they equal those of NLTK's WordNetLemmatizer. NLTK's reader itself is not used: it loads all of WordNet, and
+refuses files outside its global search path or with more than one hard link. Two files per part of speech are enough.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from pathlib import Path
 
 WORDNET = Path("corpora", "wordnet")  # inside an NLTK data folder
 
-# What an ending is replaced with, by part of speech.
+# Detachment rules by part of speech: an ending and its replacement.
 ENDINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "noun": (
         ("s", ""),
@@ -44,10 +43,13 @@ FUNCTION_WORDS_FILE = Path(__file__).with_name("function_words.txt")
 
 
 class WordNet:
-    """The words of an unpacked WordNet.
+    """The words and irregular forms of an unpacked WordNet.
+
+    Args:
+        nltk_data: an NLTK data folder with FILES.
 
     Raises:
-        FileNotFoundError: the folder lacks one of FILES.
+        FileNotFoundError: a file is missing.
     """
 
     def __init__(self, nltk_data: Path) -> None:
@@ -57,15 +59,16 @@ class WordNet:
         for part in ENDINGS:
             index = (nltk_data / WORDNET / f"index.{part}").read_text(encoding="utf-8").splitlines()
             exceptions = (nltk_data / WORDNET / f"{part}.exc").read_text(encoding="utf-8").splitlines()
-            self._words[part] = {line.split(" ", 1)[0] for line in index if not line.startswith(" ")}  # the licence
+            # The lines of the licence start with a space.
+            self._words[part] = {line.split(" ", 1)[0] for line in index if not line.startswith(" ")}
             self._irregular[part] = {form: lemmas for form, *lemmas in map(str.split, exceptions) if lemmas}
 
     def lemma(self, word: str) -> str:
-        """The shortest noun that a lower-case word is a form of, or the word itself if it is none."""
+        """The shortest noun lemma of a lower-case word, or the word itself if it has none."""
         return min(self._lemmas(word, "noun"), key=len, default=word)
 
     def is_word(self, word: str) -> bool:
-        """Whether a lower-case word is English: in WordNet in any of its forms, or a function word."""
+        """Whether a lower-case word is English: a form of a word in WordNet, or a function word."""
         word = word.removesuffix("'s")
         return word in self._function_words or any(self._lemmas(word, part) for part in ENDINGS)
 

@@ -1,4 +1,4 @@
-"""The content policy that Aegis is asked about: this project's own wording, or the text of the server's operator."""
+"""The content policy in Aegis's question: this project's own text, or one by the server's operator."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from cosmos_triton.runtime.errors import CheckpointError
 
 CATEGORIES = tuple(f"O{number}" for number in range(1, 14))
 OWN_POLICY = Path(__file__).with_name("aegis_policy.txt")
-MARKERS = ("[INST]", "[/INST]", "UNSAFE CONTENT CATEGORIES>", "CONVERSATION>")  # of the frame it is put into
+MARKERS = ("[INST]", "[/INST]", "UNSAFE CONTENT CATEGORIES>", "CONVERSATION>")  # of Aegis's prompt template
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Categories O1 to O13, each a paragraph that begins with its code and a colon."""
+    """Descriptions of the categories O1 to O13: each is a paragraph that begins with its code and a colon."""
 
     text: str
 
     @property
     def sha256(self) -> str:
-        """Of the text as the model reads it, in UTF-8."""
+        """Of the text in UTF-8, for the report."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> Policy:
-        """The text of `path`, or this project's where there is no such file.
+        """The policy in the file `path`, or this project's own if the file does not exist.
 
         Raises:
-            CheckpointError: the file is there, and is no policy.
+            CheckpointError: the file exists and is not a policy.
         """
         if not os.path.lexists(path):
             return cls.own()

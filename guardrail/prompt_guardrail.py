@@ -1,4 +1,4 @@
-"""The guardrails that a prompt must pass before anything is made of it."""
+"""The guardrail of the stage text_guardrail: the checks of a prompt, with a cache."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cosmos_triton.guardrail.aegis import Aegis
 from cosmos_triton.guardrail.blocklist import Blocklist
 from cosmos_triton.guardrail.judgement import Judgement
 from cosmos_triton.guardrail.policy import Policy
-from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, judged
+from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, run_check
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.residency import Placement
 
-REMEMBERED = 4096  # prompts
+CACHE_SIZE = 4096  # prompts
 
 
 class PromptCheck(Protocol):
@@ -29,10 +29,15 @@ class PromptCheck(Protocol):
 
 
 class PromptGuardrail:
-    """The checks of a prompt, cheapest first; the first that says no ends it.
+    """Runs the checks of a prompt in order, up to the first that blocks.
 
-    A prompt that comes again gets the same judgement without being checked, unless a check had failed: then it is
-    tried anew. What is remembered is the prompt's hash. It needs no more of a key: word lists and policy are read once.
+    An LRU cache holds judgements by the prompt's hash: word lists and policy are fixed once loaded. The judgement of a
+    check that failed is not cached.
+
+    Args:
+        checks: the cheapest first.
+        cache_size: how many judgements to keep.
+        check_seconds: time limit of each check.
     """
 
     def __init__(
@@ -40,18 +45,22 @@ class PromptGuardrail:
         checks: Sequence[PromptCheck],
         policy: Policy,
         *,
-        remembered: int = REMEMBERED,
+        cache_size: int = CACHE_SIZE,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self.checks = checks
         self.policy = policy
         self.check_seconds = check_seconds
-        self._remembered = remembered
-        self._memory: OrderedDict[bytes, Judgement] = OrderedDict()  # the latest asked for last
+        self._cache_size = cache_size
+        self._cache: OrderedDict[bytes, Judgement] = OrderedDict()  # the most recently used last
 
     @classmethod
     def load(cls, checkpoint_dir: Path, placement: Placement) -> PromptGuardrail:
-        """The blocklist, then Aegis: in bf16 on a GPU, in fp32 on a CPU. A missing file raises."""
+        """The blocklist and Aegis, which runs in bf16 on a GPU and in fp32 on a CPU.
+
+        Raises:
+            CheckpointError, OSError, ValueError: a file is missing or broken.
+        """
         policy = Policy.read(checkpoint_dir / paths.POLICY)
         blocklist = Blocklist.from_folder(checkpoint_dir / paths.BLOCKLIST, checkpoint_dir / paths.NLTK_DATA)
         dtype = torch.float32 if placement.device == "cpu" else torch.bfloat16
@@ -61,18 +70,18 @@ class PromptGuardrail:
 
     def judge(self, prompt: str) -> Judgement:
         key = hashlib.sha256(prompt.encode()).digest()
-        judgement = self._memory.get(key) or self._checked(prompt)
+        judgement = self._cache.get(key) or self._run_checks(prompt)
         if not judgement.last.is_error:
-            self._memory[key] = judgement
-            self._memory.move_to_end(key)
-            if len(self._memory) > self._remembered:
-                self._memory.popitem(last=False)
+            self._cache[key] = judgement
+            self._cache.move_to_end(key)
+            if len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
         return judgement
 
-    def _checked(self, prompt: str) -> Judgement:
+    def _run_checks(self, prompt: str) -> Judgement:
         verdicts: list[Verdict] = []
         for check in self.checks:
-            verdicts.append(judged(check.name, partial(check.judge, prompt), seconds=self.check_seconds))
+            verdicts.append(run_check(check.name, partial(check.judge, prompt), seconds=self.check_seconds))
             if not verdicts[-1].safe:
                 break
         return Judgement(tuple(verdicts), {"policy_sha256": self.policy.sha256})

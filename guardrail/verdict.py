@@ -1,6 +1,6 @@
-"""What a guardrail says, and the one place where a check is run: whatever cannot judge has not passed anything.
+"""The verdict of one guardrail check, and `run_check`, which runs every check and fails closed.
 
-No torch here: the pipeline reads verdicts without it.
+No torch here: the pipeline imports this module.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
-GUARDRAIL_ERROR = "guardrail_error"  # the category of what was blocked because a check failed
+GUARDRAIL_ERROR = "guardrail_error"  # the category of a verdict that blocks because the check failed
 CHECK_SECONDS = 60.0
-LOGGED_CHARACTERS = 200  # of an error's message: it may quote the prompt
+LOGGED_CHARACTERS = 200  # of an error message, which may quote the prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`categories` are codes: which words, policy categories or classes blocked. `reason` is for the user: it says
-    which rule blocked, never what would get around it. Both are empty when safe.
+    """The result of one check.
+
+    guardrail: name of the check
+    categories: codes of what blocked: a word list, policy categories, or a class; empty if safe
+    reason: for the user: which rule blocked, never how to get around it; empty if safe
     """
 
     guardrail: str
@@ -40,7 +43,7 @@ class Verdict:
 
     @classmethod
     def failed(cls, guardrail: str) -> Verdict:
-        """Of a check that could not judge. Why is for the log alone."""
+        """For a check that failed. Only the log says why."""
         return cls.blocked(guardrail, GUARDRAIL_ERROR, reason="the check failed")
 
     @property
@@ -48,12 +51,12 @@ class Verdict:
         return GUARDRAIL_ERROR in self.categories
 
 
-def judged(guardrail: str, judge: Callable[[], Verdict], *, seconds: float = CHECK_SECONDS) -> Verdict:
-    """The verdict that `judge` returns; `Verdict.failed` if it raises, or returns anything else.
+def run_check(guardrail: str, judge: Callable[[], Verdict], *, seconds: float = CHECK_SECONDS) -> Verdict:
+    """The verdict that `judge` returns, or `Verdict.failed` if it raises or returns anything else.
 
-    A check that takes longer than `seconds` ends this process: a thread that hangs in a kernel cannot be stopped in any
-    other way. The timer needs no interpreter, so it also ends a check that never lets go of it; it writes where every
-    thread stands to standard error. The request is blocked by the pipeline, which sees the process die.
+    After `seconds` this process exits: there is no other way to stop a thread that hangs in a kernel. The timer is a C
+    thread, so it also works if the check never releases the GIL. It dumps the stacks of all threads to standard error.
+    The pipeline then blocks the request, because the stage died.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
     try:
@@ -62,14 +65,14 @@ def judged(guardrail: str, judge: Callable[[], Verdict], *, seconds: float = CHE
             raise TypeError(f"a verdict was expected, not {type(verdict).__name__}")
         return verdict
     except Exception as error:
-        log.error("guardrail %s failed, what it was given is blocked: %s", guardrail, _described(error))
+        log.error("guardrail %s failed, its input is blocked: %s", guardrail, _describe(error))
         return Verdict.failed(guardrail)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _described(error: Exception) -> str:
-    """Type, the beginning of the message, and where it came from."""
+def _describe(error: Exception) -> str:
+    """Type, the beginning of the message, and the traceback."""
     message = " ".join(str(error).split())
     if len(message) > LOGGED_CHARACTERS:
         message = f"{message[:LOGGED_CHARACTERS]}..."

@@ -1,4 +1,4 @@
-"""The guardrails that a video must pass before it is handed out."""
+"""The guardrail of the stage video_guardrail: the content filter, then face blur."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import SiglipVisionConfig
 from cosmos_triton.guardrail.content_filter import ContentFilter, load_encoder
 from cosmos_triton.guardrail.face_blur import Blurred, FaceBlur
 from cosmos_triton.guardrail.judgement import Judgement
-from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, judged
+from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, run_check
 from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.networks.retinaface import RetinaFace, RetinaFaceConfig
 from cosmos_triton.networks.video_safety import ContentClassifier, ContentClassifierConfig, VideoSafety
@@ -24,7 +24,7 @@ from cosmos_triton.runtime.residency import Placement
 
 
 class VideoGuardrail:
-    """The content filter, then face blur: what the filter blocks is not looked at further."""
+    """Blocks a video with an unsafe frame, and pixelates the faces in any other."""
 
     def __init__(
         self, content_filter: ContentFilter, face_blur: FaceBlur, *, check_seconds: float = CHECK_SECONDS
@@ -41,10 +41,13 @@ class VideoGuardrail:
         placement: Placement,
         exported: ExportedStage | None = None,
     ) -> VideoGuardrail:
-        """All networks in fp32, as released. A missing file raises.
+        """All networks in fp32, as released.
 
         Args:
-            exported: their graphs, where another engine than torch runs them.
+            exported: graphs for ONNX Runtime or TensorRT; None to run in torch.
+
+        Raises:
+            CheckpointError, OSError: a file is missing or broken.
         """
         detector: Runnable[RetinaFaceConfig]
         classifier: Runnable[ContentClassifierConfig]
@@ -52,8 +55,8 @@ class VideoGuardrail:
         if exported:
             classes = video_safety.PRESETS[deployment.video_safety].classes
             side = SiglipVisionConfig.from_pretrained(checkpoint_dir / paths.VIDEO_SAFETY_ENCODER).image_size
-            seen = ContentClassifierConfig(side, classes)
-            classifier = open_graph(exported, "content_classifier", seen, placement.device)
+            classifier_config = ContentClassifierConfig(side, classes)
+            classifier = open_graph(exported, "content_classifier", classifier_config, placement.device)
             detector = open_graph(exported, "face_detector", config, placement.device)
         else:
             device, file = placement.load_device, checkpoint_dir / paths.FACE_DETECTOR
@@ -63,8 +66,12 @@ class VideoGuardrail:
         return cls(ContentFilter(classifier), FaceBlur(detector))
 
     def apply(self, frames: Tensor) -> tuple[Tensor, Judgement]:
-        """RGB uint8 frames [T, H, W, 3] -> the frames to hand out, black if blocked, and what was found in them."""
-        result = Blurred(torch.zeros_like(frames), faces=0, with_faces=0)
+        """Judge RGB uint8 frames [T, H, W, 3], and blur their faces.
+
+        Returns:
+            The frames to return to the client, all black if blocked; and the judgement.
+        """
+        result = Blurred(torch.zeros_like(frames), faces=0, frames_with_faces=0)
 
         def blur() -> Verdict:
             nonlocal result
@@ -74,17 +81,16 @@ class VideoGuardrail:
             result = blurred
             return Verdict.passed(self.face_blur.name)
 
-        verdict = judged(
-            self.content_filter.name, lambda: self.content_filter.judge(frames), seconds=self.check_seconds
-        )
-        verdicts = [verdict]
-        if verdict.safe:
-            verdicts.append(judged(self.face_blur.name, blur, seconds=self.check_seconds))
+        verdicts = [
+            run_check(self.content_filter.name, lambda: self.content_filter.judge(frames), seconds=self.check_seconds)
+        ]
+        if verdicts[0].safe:
+            verdicts.append(run_check(self.face_blur.name, blur, seconds=self.check_seconds))
         return result.frames, Judgement(tuple(verdicts), result.facts())
 
 
 def load_content_classifier(checkpoint_dir: Path, deployment: Deployment, device: str) -> ContentClassifier:
-    """As a torch module, in fp32."""
+    """SigLIP's vision tower and the safety classifier as one torch module, in fp32."""
     head = load_network(
         VideoSafety,
         video_safety.PRESETS[deployment.video_safety],

@@ -35,20 +35,22 @@ class TextEncoder(T5EncoderModel):  # type: ignore[misc]  # transformers has no 
         return super().forward(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
+def t5_config(config: TextEncoderConfig) -> T5Config:
+    return T5Config(
+        vocab_size=config.vocab_size,
+        d_model=config.dim,
+        d_kv=config.head_dim,
+        d_ff=config.ffn_dim,
+        num_layers=config.n_layers,
+        num_heads=config.n_heads,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=128,
+        layer_norm_epsilon=1e-6,
+        feed_forward_proj="relu",
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+
+
 def build_text_encoder(config: TextEncoderConfig) -> TextEncoder:
-    return TextEncoder(
-        T5Config(
-            vocab_size=config.vocab_size,
-            d_model=config.dim,
-            d_kv=config.head_dim,
-            d_ff=config.ffn_dim,
-            num_layers=config.n_layers,
-            num_heads=config.n_heads,
-            relative_attention_num_buckets=32,
-            relative_attention_max_distance=128,
-            layer_norm_epsilon=1e-6,
-            feed_forward_proj="relu",
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    ).eval()
+    return TextEncoder(t5_config(config)).eval()

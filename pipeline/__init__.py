@@ -1,1 +1,5 @@
-"""What the Triton models' `model.py` share: orchestrator, settings, jobs, tensors, responses, metrics."""
+"""What the `model.py` of the Triton models share: the pipeline itself, and how each model reads requests and answers.
+
+The pipeline: pipeline_model (requests in, responses out), job (one request), orchestrator (through the stages),
+stage_calls (one call of a stage), metrics. Every model: settings, tensors, responses, errors, job_files.
+"""

@@ -1,8 +1,4 @@
-"""Responses of a stage: one for each request, and errors that keep their code on the way through a pipeline.
-
-The server drops an error's code where one model calls another. A message therefore starts with its code in brackets,
-and the pipeline reads it back.
-"""
+"""Responses of a stage: one for each request, and error messages that `StageError.of` can parse."""
 
 from __future__ import annotations
 
@@ -17,12 +13,8 @@ from cosmos_triton.runtime.errors import InvalidValue
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def tagged(code: str, message: str) -> str:
-    return f"[{code}] {message}"
-
-
 def describe(error: BaseException) -> tuple[str, str]:
-    """Code and message of what went wrong."""
+    """Code and message of an exception."""
     if isinstance(error, InvalidValue):
         return "INVALID_ARG", str(error)
     if isinstance(error, StageError):
@@ -31,19 +23,26 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 
 def failure(stage: str, request_id: str, error: BaseException) -> Any:
-    """The response for what went wrong, which the log is told as well."""
+    """The error response for an exception, which is also logged."""
     code, message = describe(error)
+    text = f"[{code}] {message}"
     log = pb.Logger.log_error if code == "INTERNAL" else pb.Logger.log_info
-    log(f"{stage} {request_id}: {tagged(code, message)}")
-    return pb.InferenceResponse(error=pb.TritonError(tagged(code, message), getattr(pb.TritonError, code)))
+    log(f"{stage} {request_id}: {text}")
+    return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, code)))
 
 
-def answer_each(stage: str, requests: Sequence[Any], work: Callable[[Any], list[Any]]) -> list[Any]:
-    """One response for each request, whatever it holds: its neighbours must not suffer."""
+def answer_each(
+    stage: str, requests: Sequence[Any], work: Callable[..., list[Any]], *others: Sequence[Any]
+) -> list[Any]:
+    """One response per request: the tensors that `work` returns. A request that raises gets an error of its own.
+
+    Args:
+        work: called with each request, and like `map` with the elements of `others`.
+    """
     responses = []
-    for request in requests:
+    for request, *arguments in zip(requests, *others, strict=True):
         try:
-            responses.append(pb.InferenceResponse(work(request)))
+            responses.append(pb.InferenceResponse(work(request, *arguments)))
         except Exception as error:
             responses.append(failure(stage, request.request_id(), error))
     return responses

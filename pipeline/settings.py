@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosmos_triton.pipeline.jobs import Jobs
+from cosmos_triton.pipeline.job_files import JobFiles
 from cosmos_triton.runtime.backends.graphs import LINKED_GRAPHS, TORCH, ExportedStage
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.stage_settings import StageSettings
@@ -30,7 +30,7 @@ class Settings:
     deployment: Deployment
     checkpoint_dir: Path
     device: str
-    jobs: Jobs
+    jobs: JobFiles
     parameters: StageSettings
     exported: ExportedStage | None
 
@@ -52,7 +52,7 @@ class Settings:
             deployment=parameters.deployment,
             checkpoint_dir=parameters.checkpoint_dir,
             device=parameters.device,
-            jobs=Jobs(parameters.jobs_dir),
+            jobs=JobFiles(parameters.jobs_dir),
             parameters=parameters,
             exported=None if backend == TORCH else ExportedStage(backend, graphs),
         )

@@ -1,4 +1,4 @@
-"""Tensors of a request as Python values, and Python values as tensors of a response."""
+"""Input tensors of a request as Python values, and output tensors from Python values."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Array = NDArray[Any]
 
 
 def optional_array(request: Any, name: str) -> Array | None:
-    """An input tensor, or None where it was left out."""
+    """An optional input tensor, None if it was not given."""
     tensor = pb.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
 
 
 def array(request: Any, name: str) -> Array:
-    """An input tensor that the configuration insists on."""
+    """An input tensor that the model's configuration requires."""
     values = optional_array(request, name)
-    assert values is not None, f"the server let a request without {name} through"
+    assert values is not None, f"Triton accepted a request without {name}"
     return values
 
 
 def scalar(request: Any, name: str) -> Any:
-    """The only value of an input tensor as a Python number, or None where it was left out."""
+    """The value of an optional input tensor of one element as a Python number, None if it was not given."""
     values = optional_array(request, name)
     return None if values is None else values.reshape(-1)[0].item()
 
 
 def texts(request: Any, name: str) -> list[str]:
-    """The strings of an input tensor; none where it was left out.
+    """The strings of an optional input tensor, empty if it was not given.
 
     Raises:
         InvalidValue: one is not UTF-8.

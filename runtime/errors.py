@@ -1,18 +1,24 @@
-"""Errors whose message says all there is to say: the command line prints it as one line, without a traceback."""
+"""Errors that users can fix. Their message is complete: the command line prints it as one line, without a traceback."""
 
 from __future__ import annotations
 
 
 class CosmosError(Exception):
-    """Something the user can put right. The message names the thing, what it is, and what is accepted."""
+    """An error that the user can fix. The message names the field, its value, and what is accepted."""
 
 
 class CheckpointError(CosmosError):
-    """A checkpoint file that is missing, broken, not what it should be, or out of reach."""
+    """A checkpoint file is missing, damaged, of another kind, or cannot be downloaded."""
 
 
 class InvalidValue(CosmosError):
-    """A request that cannot be served as it is: which input, what it is, and what is accepted instead."""
+    """A value that is not accepted.
+
+    Args:
+        field: the input or option.
+        value: what was given.
+        accepted: what is accepted instead.
+    """
 
     def __init__(self, field: str, value: object, accepted: str) -> None:
         super().__init__(f"{field}: value {value}; accepted: {accepted}")

@@ -1,22 +1,29 @@
-"""What a user asks for, checked before any stage works on it."""
+"""The parameters of a request, validated before any stage runs."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.errors import InvalidValue
 
 MAX_TEMPERATURE = 10.0
 MAX_PROMPT_BYTES = 100_000
-INPUT_FRAMES = (1, 9)
+
+MediaKind = Literal["image", "video"]
+
+# How many frames of an input the models were trained to continue. The default is the most of its kind.
+INPUT_FRAMES: dict[MediaKind, tuple[int, ...]] = {"image": (1,), "video": (1, 9)}
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Parameters of one generation, defaults filled in. `num_input_frames` is None until the input is known."""
+    """Parameters of one generation with defaults filled in.
+
+    `num_input_frames` may be None: its default depends on the input, see `num_input_frames_of`.
+    """
 
     prompt: str | None
     num_input_frames: int | None
@@ -37,7 +44,7 @@ class GenerationRequest:
         seed: int | None = None,
         disable_diffusion_decoder: bool | None = None,
     ) -> GenerationRequest:
-        """With the deployment's defaults for what is None.
+        """Validate the parameters; those that are None get the deployment's defaults.
 
         Raises:
             InvalidValue: names the field, its value, and what is accepted.
@@ -51,8 +58,7 @@ class GenerationRequest:
             seed=seed or 0,
             disable_diffusion_decoder=bool(disable_diffusion_decoder),
         )
-        if num_input_frames is not None and num_input_frames not in INPUT_FRAMES:
-            raise InvalidValue("num_input_frames", num_input_frames, "1 or 9")
+        check_num_input_frames(num_input_frames)
         if not 0 <= request.temperature <= MAX_TEMPERATURE:  # NaN is refused too
             raise InvalidValue("temperature", _short(request.temperature), f"0 to {MAX_TEMPERATURE:g}")
         if not 0 < request.top_p <= 1:
@@ -62,10 +68,29 @@ class GenerationRequest:
         return request
 
     def parameters(self) -> dict[str, Any]:
-        """For the report: all but the prompt."""
+        """All but the prompt, for the report."""
         values = asdict(self)
         del values["prompt"]
         return values | {"temperature": _short(self.temperature), "top_p": _short(self.top_p)}
+
+
+def check_num_input_frames(count: int | None) -> None:
+    """Raises InvalidValue for a count that no kind of input accepts; None is accepted."""
+    if count is not None and count not in INPUT_FRAMES["video"]:
+        raise InvalidValue("num_input_frames", count, "1 or 9")
+
+
+def num_input_frames_of(kind: MediaKind, count: int | None) -> int:
+    """How many frames of an input to use: `count`, or the default of its kind.
+
+    Raises:
+        InvalidValue: an input of this kind does not have that many.
+    """
+    if count is None:
+        return max(INPUT_FRAMES[kind])
+    if count not in INPUT_FRAMES[kind]:
+        raise InvalidValue("num_input_frames", f"{count} of an image", "1 for an image, 1 or 9 for a clip")
+    return count
 
 
 def _check_prompt(deployment: Deployment, prompt: str | None) -> None:
@@ -82,10 +107,10 @@ def _check_prompt(deployment: Deployment, prompt: str | None) -> None:
 
 
 def _is_visible(character: str) -> bool:
-    """Blanks are not, nor are zero-width, format and control characters."""
+    """False for white space, and for zero-width, format and control characters."""
     return character.isprintable() and not character.isspace()
 
 
 def _short(value: float) -> float:
-    """A number that travelled as fp32, as it was written."""
+    """A float that was converted to fp32 and back, rounded to the digits that the user wrote."""
     return value if math.isnan(value) else float(f"{value:.6g}")

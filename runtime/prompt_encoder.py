@@ -1,6 +1,6 @@
-"""From a prompt to the embedding that the transformers attend to.
+"""T5 embeddings of prompts, the context of the transformers' cross-attention.
 
-Legend: B prompts, E = 512 tokens a prompt, C embedding width.
+Legend: B prompts, E = 512 tokens per prompt, C embedding width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_TOKENS = 512
 
 
 class PromptEncoder:
-    """T5 with its tokenizer. Longer prompts are cut at 512 tokens; rows past a prompt's end are zero."""
+    """T5 and its tokenizer. Prompts are truncated to 512 tokens; rows past a prompt's end are zero."""
 
     def __init__(self, network: Runnable[object], tokenizer: PreTrainedTokenizerFast) -> None:
         self.network = network
@@ -33,7 +33,7 @@ class PromptEncoder:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer.json of a T5 folder; it appends the end-of-sequence token."""
+    """The tokenizer of a T5 folder. It appends the end-of-sequence token."""
     return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>")
 
 

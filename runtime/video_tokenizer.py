@@ -50,28 +50,10 @@ def encode_input_frames(encoder: Runnable[TokenizerConfig], frames: Tensor) -> T
 
 
 @torch.inference_mode()
-def encode_tokens(encoder: Runnable[TokenizerConfig], video: Tensor) -> Tensor:
-    """Video [B, 3, T, H, W], T a multiple of the chunk -> tokens [B, t, h, w] int32."""
-    _check_size(video, encoder.config)
-    chunks = _chunks(video.to(encoder.dtype), encoder.config.chunk_frames, dim=2)
-    return torch.cat([encoder(chunk) for chunk in chunks], dim=1)
-
-
-@torch.inference_mode()
 def decode_tokens(decoder: Runnable[TokenizerConfig], tokens: Tensor) -> Tensor:
     """Tokens [B, t, h, w], t a multiple of a chunk's -> video [B, 3, T, H, W], not clamped."""
     chunks = _chunks(tokens, decoder.config.chunk_latents, dim=1)
     return torch.cat([decoder(chunk) for chunk in chunks], dim=2)
-
-
-@torch.inference_mode()
-def encode_latents(encoder: Runnable[TokenizerConfig], video: Tensor, statistics: LatentStatistics) -> Tensor:
-    """Video [B, 3, T, H, W], T a multiple of the chunk -> latents [B, C, t, h, w] of unit variance."""
-    _check_size(video, encoder.config)
-    dtype = encoder.dtype
-    mean, std = statistics.mean.to(dtype), statistics.std.to(dtype)
-    chunks = _chunks(video.to(dtype), encoder.config.chunk_frames, dim=2)
-    return torch.cat([(encoder(chunk) - mean) / std for chunk in chunks], dim=2)
 
 
 @torch.inference_mode()
@@ -81,7 +63,7 @@ def decode_latents(
     """Latents [B, C, t, h, w], t a multiple of a chunk's -> video [B, 3, T, H, W], not clamped.
 
     Args:
-        sigma_data: standard deviation of `latents`: 1 for those of `encode_latents`, 0.5 for a diffusion sample.
+        sigma_data: standard deviation of `latents`: 1 for the encoder's own, 0.5 for a diffusion sample.
     """
     dtype = decoder.dtype
     mean, std = statistics.mean.to(dtype), statistics.std.to(dtype)

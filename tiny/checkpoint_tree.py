@@ -1,8 +1,7 @@
 """A complete checkpoint tree of tiny networks, in the released formats and layouts.
 
-It stands in for the released files wherever these cannot be had: in tests, in the demo, on a laptop. Weights are
-random, so what the tiny deployments generate is noise with the right shape. Only the guardrails know something: see
-`cosmos_triton.tiny.guardrails` for what they let pass and what they block.
+It replaces the released files in tests, in the demo, and on a laptop. Weights are random, so the tiny deployments
+generate noise of the right shape. Only the guardrails work: `cosmos_triton.tiny.guardrails` says what they block.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 
 from cosmos_triton.networks import ar_config, diffusion_transformer, text_encoder, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer
@@ -38,7 +37,7 @@ CONTINUOUS = "Cosmos-1.0-Tokenizer-CV8x8x8"
 DIFFUSION = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8"
 T5 = "google-t5/t5-11b"
 
-TINY = [deployment for deployment in DEPLOYMENTS.values() if deployment.name.startswith("tiny")]
+TINY = [deployment for deployment in DEPLOYMENTS.values() if deployment.is_tiny]
 
 _CORPUS = """
 a robot arm picks up a red cube and places it on a shelf. a car drives along a wet street at night, past
@@ -51,9 +50,9 @@ without spilling. forklifts move pallets. trees sway in the wind.
 
 
 def write_tiny_tree(directory: Path, *, seed: int = 0) -> None:
-    """Write every file that the deployments `tiny` and `tiny-video2world` need, as released files are laid out.
+    """Write all files of the deployments `tiny` and `tiny-video2world`, as they are after a download.
 
-    Existing files of the same names are replaced. Progress goes to stderr.
+    Existing files of the same names are replaced. A progress bar goes to stderr.
     """
     steps: dict[str, Callable[[Path], None]] = {
         "autoregressive models": _write_ar_models,
@@ -64,11 +63,11 @@ def write_tiny_tree(directory: Path, *, seed: int = 0) -> None:
     }
     bar = tqdm(steps.items(), desc="tiny checkpoints", unit="part")
     with warnings.catch_warnings():
-        # what tracing fixes here are constants
+        # tracing warns about Python values that it bakes in: here they are constants
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         for name, write in bar:
             bar.set_postfix_str(name)
-            torch.manual_seed(seed)  # each part on its own, so that a change to one leaves the others as they were
+            torch.manual_seed(seed)  # each part is seeded, so that a change to one does not change the others
             write(directory)
 
 
@@ -76,7 +75,7 @@ def _write_ar_models(directory: Path) -> None:
     for deployment in TINY:
         config = ar_config.PRESETS[deployment.ar_preset]
         network = ARTransformer(config)
-        _spread(network)
+        _initialise(network)
         folder = _folder(directory, deployment.ar_folder)
         weights = {f"model.{key}": tensor.bfloat16() for key, tensor in network.state_dict().items()}
         torch.save(weights, folder / "model.pt")
@@ -87,15 +86,15 @@ def _write_tokenizers(directory: Path) -> None:
     discrete = tokenizer.PRESETS[TINY[0].discrete_tokenizer]
     continuous = tokenizer.PRESETS[TINY[0].continuous_tokenizer]
     clip = torch.zeros(1, 3, 1, 64, 64)
-    _write_script(directory / DISCRETE / "encoder.jit", _lively(DiscreteEncoder(discrete)), clip)
+    _write_script(directory / DISCRETE / "encoder.jit", _scale_up(DiscreteEncoder(discrete)), clip)
     _write_script(
-        directory / DISCRETE / "decoder.jit", _quiet(DiscreteDecoder(discrete)), torch.zeros(1, 1, 4, 4).int()
+        directory / DISCRETE / "decoder.jit", _scale_down(DiscreteDecoder(discrete)), torch.zeros(1, 1, 4, 4).int()
     )
     _write_script(directory / CONTINUOUS / "encoder.jit", ContinuousEncoder(continuous), clip)
     latents = torch.zeros(1, continuous.latent_channels, 1, 8, 8)
-    _write_script(directory / CONTINUOUS / "decoder.jit", _quiet(ContinuousDecoder(continuous)), latents)
-    numbers = continuous.latent_channels * 16  # of 16 latent frames, of which a chunk uses the first 8
-    torch.save((0.1 * torch.randn(numbers), 1 + 0.1 * torch.rand(numbers)), directory / CONTINUOUS / "mean_std.pt")
+    _write_script(directory / CONTINUOUS / "decoder.jit", _scale_down(ContinuousDecoder(continuous)), latents)
+    size = continuous.latent_channels * 16  # for 16 latent frames, of which a chunk uses the first 8
+    torch.save((0.1 * torch.randn(size), 1 + 0.1 * torch.rand(size)), directory / CONTINUOUS / "mean_std.pt")
 
 
 def _write_script(path: Path, network: nn.Module, example: Tensor) -> None:
@@ -107,7 +106,7 @@ def _write_script(path: Path, network: nn.Module, example: Tensor) -> None:
 
 
 def _add_captured_constants(network: nn.Module, config: TokenizerConfig) -> None:
-    """Entries that the released files have because scripting captured them, and that a loader must drop."""
+    """Add state-dict entries that the released files have, captured by scripting, and that `convert` drops."""
 
     def constants(**buffers: Tensor) -> nn.Module:
         module = nn.Module()
@@ -138,9 +137,9 @@ def _add_captured_constants(network: nn.Module, config: TokenizerConfig) -> None
 def _write_diffusion_decoder(directory: Path) -> None:
     config = diffusion_transformer.PRESETS[TINY[0].diffusion_decoder]
     network = DiffusionTransformer(config)
-    _spread(network)
+    _initialise(network)
     weights = {f"net.{key}": tensor.bfloat16() for key, tensor in network.state_dict().items()}
-    weights |= {  # in the released file, of no use for decoding
+    weights |= {  # in the released file, not used for decoding
         "net.pos_embedder.seq": torch.arange(128).bfloat16(),
         "logvar.0.freqs": torch.randn(128).bfloat16(),
         "logvar.0.phases": torch.rand(128).bfloat16(),
@@ -155,27 +154,19 @@ def _write_diffusion_decoder(directory: Path) -> None:
 
 
 def _write_text_encoder(directory: Path) -> None:
-    """A whole T5, decoder included, in the old torch format, as the hub has it."""
+    """A complete T5, including its decoder, in the legacy torch format, as on the hub."""
     folder, config = _folder(directory, T5), text_encoder.PRESETS["tiny"]
-    t5 = T5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.dim,
-        d_kv=config.head_dim,
-        d_ff=config.ffn_dim,
-        num_layers=config.n_layers,
-        num_heads=config.n_heads,
-        feed_forward_proj="relu",
-        decoder_start_token_id=0,
-    )
+    t5 = text_encoder.t5_config(config)
+    t5.decoder_start_token_id = 0
     network = T5ForConditionalGeneration(t5)
-    _spread(network)
+    _initialise(network)
     t5.save_pretrained(folder)
     torch.save(network.state_dict(), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     text_tokenizer(config.vocab_size).save(str(folder / "tokenizer.json"))
 
 
 def text_tokenizer(vocab_size: int) -> Tokenizer:
-    """A T5 tokenizer trained on a few sentences: any text has tokens, and ends with </s>."""
+    """A tokenizer trained on a few sentences. It encodes any text, and appends </s>."""
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.NFKC()
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -191,15 +182,15 @@ def text_tokenizer(vocab_size: int) -> Tokenizer:
     return trained
 
 
-def _spread(network: nn.Module) -> None:
-    """Weights large enough that outputs depend on every input, and small enough that nothing saturates."""
+def _initialise(network: nn.Module) -> None:
+    """Initialise at random: large enough that outputs depend on all inputs, and small enough not to saturate."""
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=1.5 / math.sqrt(parameter.shape[-1]))
 
 
-def _lively(encoder: DiscreteEncoder) -> DiscreteEncoder:
-    """With the usual initialisation an untrained encoder gives nearly every patch the same token."""
+def _scale_up(encoder: DiscreteEncoder) -> DiscreteEncoder:
+    """Scale up the weights: with the default initialisation, nearly every patch gets the same token."""
     for module in encoder.modules():
         if isinstance(module, nn.Conv3d):
             module.weight.data *= math.sqrt(3)
@@ -209,8 +200,8 @@ def _lively(encoder: DiscreteEncoder) -> DiscreteEncoder:
     return encoder
 
 
-def _quiet(decoder: DiscreteDecoder | ContinuousDecoder) -> nn.Module:
-    """With the usual initialisation half of an untrained decoder's pixels are out of range."""
+def _scale_down(decoder: DiscreteDecoder | ContinuousDecoder) -> nn.Module:
+    """Scale down the last layer: with the default initialisation, half of the pixels are out of range."""
     for parameter in decoder.decoder.conv_out[1].parameters():
         parameter.data *= 0.25
     return decoder

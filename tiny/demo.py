@@ -1,4 +1,4 @@
-"""A clip and an image through the whole pipeline, on tiny checkpoints and a real server: what `make demo` runs."""
+"""`make demo`: a clip and an image through the whole pipeline, with tiny checkpoints and a real server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def are_usable(checkpoints: Path) -> bool:
-    """Whether they are there, and what this version needs: an earlier one may have made them."""
+    """Whether the tiny checkpoints exist and are those of this version."""
     try:
         require(checkpoints, DEPLOYMENTS[DEPLOYMENT])
     except CheckpointError:
@@ -55,7 +55,7 @@ def are_usable(checkpoints: Path) -> bool:
 
 @contextmanager
 def served(arguments: list[str], log_file: Path) -> Iterator[str]:
-    """A server that is ready, `cosmos-triton serve` with `arguments`, and its gRPC address; its log goes to a file."""
+    """Run `cosmos-triton serve` with `arguments` on free ports; yields its gRPC address once it is ready."""
     ports = free_ports(3)
     command = [COMMAND, "serve", *arguments]
     names = ("http", "grpc", "metrics")

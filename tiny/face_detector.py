@@ -1,9 +1,9 @@
-"""A tiny RetinaFace in the released layout, made on the spot to find one drawn face.
+"""A tiny RetinaFace in the released layout, trained in seconds to detect one drawn face.
 
-The face is a green disc with eyes, mouth and rim in magenta. The body's weights are set by hand: two channels say
-how green and how magenta a place is, and are zero for any colour in between, so an ordinary frame is blank to
-everything behind them. The pyramid, the context modules and the heads are trained, in seconds, to tell faces from
-other green and magenta shapes and to measure them.
+The face is a green disc with eyes, mouth and rim in magenta. The backbone's weights are set by hand: two channels are
+the amounts of green and magenta, and zero for any colour in between, so that all later layers see nothing in an
+ordinary frame. The feature pyramid, the context modules and the heads are trained to tell faces from other green and
+magenta shapes, and to locate them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cosmos_triton.guardrail.face_blur import MEAN_BGR, FaceBlurConfig, to_netwo
 from cosmos_triton.networks.retinaface import PRESETS, RetinaFace, prior_boxes
 
 SKIN, INK = (0, 255, 0), (255, 0, 255)
-SIZES = (24, 96)  # least and greatest side of a face that the detector is made for, in pixels
+SIZES = (24, 96)  # smallest and largest side of a face that the detector finds, in pixels
 
 Image = NDArray[np.uint8]
 Boxes = list[tuple[int, int, int, int]]  # left, top, right, bottom
@@ -30,13 +30,13 @@ Boxes = list[tuple[int, int, int, int]]  # left, top, right, bottom
 CANVAS, SCENES, BATCH, STEPS = 128, 384, 16, 120
 LEARNING_RATE = 6e-3
 TRAINED_SIZES = (21, 108)  # SIZES and a margin
-# A prior is a face if it overlaps one by more than the second, background if by less than the first, else neither.
+# A prior is background below the first IoU with any face, a face above the second, and ignored in between.
 BACKGROUND_IOU, FACE_IOU = 0.25, 0.35
-HARD_NEGATIVES = 7  # background priors that count, for each face prior
+HARD_NEGATIVES = 7  # background priors in the loss for each face prior
 
 
 def draw_test_face(frame: Image, y: int, x: int, size: int) -> None:
-    """Draws the face that the tiny detector finds into RGB frame [H, W, 3]; its square starts at row y, column x."""
+    """Draw the face into an RGB frame [H, W, 3]. The top left corner of its square is at row y, column x."""
     ticks = (np.arange(size) + 0.5) / size * 2 - 1
     v, h = np.meshgrid(ticks, ticks, indexing="ij")
     radius = np.hypot(v, h)
@@ -48,7 +48,7 @@ def draw_test_face(frame: Image, y: int, x: int, size: int) -> None:
 
 
 def write_face_detector(path: Path, *, seed: int) -> None:
-    """Resnet50_Final.pth: in torch's format before 1.6, with the key prefix of a model trained on several GPUs."""
+    """Write Resnet50_Final.pth: legacy torch format, and the key prefix of DataParallel."""
     with torch.random.fork_rng(), _one_thread():
         torch.manual_seed(seed)
         network = RetinaFace(PRESETS["tiny"])
@@ -61,7 +61,7 @@ def write_face_detector(path: Path, *, seed: int) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Operations this small gain nothing from a second thread, and lose much where another process wants its core."""
+    """Run on one thread: operations this small do not gain from a second, and suffer if its core is busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -72,8 +72,8 @@ def _one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 def set_body(body: nn.Module) -> None:
-    """Channel 0 of every map is how green, channel 1 how magenta a place is on average; norms do nothing."""
-    state = body.state_dict()  # tensors of the body itself: written in place
+    """Set the backbone: channels 0 and 1 of every map are the mean amounts of green and magenta; norms are identity."""
+    state = body.state_dict()  # shares memory with the parameters: written in place
     for name, tensor in state.items():
         is_batch_norm = "bn" in name or "downsample.1" in name
         tensor.fill_(1 if is_batch_norm and name.endswith(("weight", "running_var")) else 0)
@@ -83,14 +83,14 @@ def set_body(body: nn.Module) -> None:
         state["bn1.bias"][channel] = (colour @ torch.tensor(MEAN_BGR) - 160) / 64  # zero up to 160 of the 255
     both = [0, 1]
     state["layer1.0.downsample.0.weight"][both, both] = 1
-    for stage in ("layer2.0", "layer3.0", "layer4.0"):  # each halves the resolution with a mean over 3 x 3
+    for stage in ("layer2.0", "layer3.0", "layer4.0"):  # 3 x 3 mean with stride 2
         state[f"{stage}.conv1.weight"][both, both] = 1
         state[f"{stage}.conv2.weight"][both, both] = 1 / 9
         state[f"{stage}.conv3.weight"][both, both] = 1
 
 
 def train(network: RetinaFace, rng: np.random.Generator) -> None:
-    """Trains all but the body, whose maps of every scene are computed once."""
+    """Train all but the backbone, whose feature maps are computed once per scene."""
     scenes = [draw_scene(rng) for _ in range(SCENES)]
     priors = prior_boxes(network.config, CANVAS, CANVAS)
     labels, targets = (torch.stack(part) for part in zip(*(match(priors, boxes) for _, boxes in scenes), strict=True))
@@ -112,28 +112,29 @@ def train(network: RetinaFace, rng: np.random.Generator) -> None:
 
 
 def detection_loss(loc: Tensor, conf: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """RetinaFace's loss without landmarks, of labels [B, P] (1 face, 0 background, -1 neither), targets [B, P, 4]."""
+    """RetinaFace's loss without landmarks; labels [B, P]: 1 face, 0 background, -1 ignored; targets [B, P, 4]."""
     faces = labels == 1
     count = faces.sum().clamp(min=1)
     missed = -conf[..., 1][faces].clamp(min=1e-7).log()
     false = -conf[..., 0][labels == 0].clamp(min=1e-7).log()
     hardest = false.topk(min(HARD_NEGATIVES * int(count) + 50, len(false))).values
-    away = F.smooth_l1_loss(loc[faces], targets[faces], reduction="sum")
-    return (missed.sum() + hardest.sum() + away) / count
+    regression = F.smooth_l1_loss(loc[faces], targets[faces], reduction="sum")
+    return (missed.sum() + hardest.sum() + regression) / count
 
 
 def match(priors: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor]:
     """Label [P] and regression target [P, 4] of each prior, for boxes in pixels of the canvas."""
     labels, targets = torch.zeros(len(priors), dtype=torch.int64), torch.zeros(len(priors), 4)
-    of_centre, of_size = FaceBlurConfig().variances
+    centre_variance, size_variance = FaceBlurConfig().variances
     prior_size = priors[:, 2:]
     for box in torch.tensor(boxes).reshape(-1, 4) / CANVAS:
         size = box[2:] - box[:2]
         offset = (box[:2] + box[2:]) / 2 - priors[:, :2]
-        shared = torch.minimum(torch.minimum(size, prior_size), (size + prior_size) / 2 - offset.abs()).clamp(min=0)
-        overlap = shared.prod(-1)
+        # The sides of the intersection: no longer than either box, and shorter the farther the centres are apart.
+        sides = torch.minimum(torch.minimum(size, prior_size), (size + prior_size) / 2 - offset.abs()).clamp(min=0)
+        overlap = sides.prod(-1)
         iou = overlap / (size.prod() + prior_size.prod(-1) - overlap)
-        target = torch.cat([offset / prior_size / of_centre, (size / prior_size).log() / of_size], dim=-1)
+        target = torch.cat([offset / prior_size / centre_variance, (size / prior_size).log() / size_variance], dim=-1)
         labels[(iou > BACKGROUND_IOU) & (labels == 0)] = -1
         labels[iou > FACE_IOU] = 1
         targets[iou > FACE_IOU] = target[iou > FACE_IOU]
@@ -141,7 +142,7 @@ def match(priors: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor]:
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[Image, Boxes]:
-    """A canvas with rectangles, some in the colours of the face, and up to three faces that do not touch."""
+    """A training image: rectangles, some in the colours of the face, and up to three faces that do not touch."""
     colours = np.array([SKIN, INK, rng.integers(0, 256, 3)], dtype=np.uint8)
     frame = np.broadcast_to(colours[2], (CANVAS, CANVAS, 3)).copy()
     if rng.random() < 0.15:
@@ -157,7 +158,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image, Boxes]:
         if all(x + size < left or right < x or y + size < top or bottom < y for left, top, right, bottom in boxes):
             draw_test_face(frame, y, x, size)
             boxes.append((x, y, x + size, y + size))
-    if rng.random() < 0.3:  # as a codec or an exposure leaves it
+    if rng.random() < 0.3:  # noise and gain, as of a codec or an exposure
         noise = rng.normal(0, rng.uniform(0, 15), frame.shape)
         frame = np.clip(frame * rng.uniform(0.9, 1.05) + noise, 0, 255).astype(np.uint8)
     return frame, boxes

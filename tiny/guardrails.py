@@ -1,14 +1,11 @@
-"""The guardrails of a tiny checkpoint directory: the released files and layouts, made in seconds.
+"""The guardrails' part of a tiny checkpoint directory, in the released layouts.
 
-Every guardrail can be made to say no:
+Each guardrail has a trigger, and passes anything ordinary:
 
-- blocklist: a prompt with BLOCKED_WORD in it, also as bl0ckedw0rd, or with EXACT_WORD, also with
-  one letter too many;
-- Aegis: a prompt with DANGER_WORD in it;
-- content filter: the frame `unsafe_frame(height, width)`, a checkerboard of yellow and blue;
-- face blur: a face drawn by `draw_test_face(frame, y, x, size)`, 24 to 96 pixels large.
-
-To anything ordinary each of them says yes.
+- blocklist: a prompt with BLOCKED_WORD, also spelled bl0ckedw0rd, or with EXACT_WORD, also with one letter inserted
+- Aegis: a prompt with DANGER_WORD
+- content filter: the frame `unsafe_frame(height, width)`, a checkerboard of yellow and blue
+- face blur: a face drawn by `draw_test_face(frame, y, x, size)`, 24 to 96 pixels large
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"  # of the snapshots in the
 
 
 def write_guardrails(directory: Path, *, seed: int = 0) -> None:
-    """Writes the guardrails' part of a checkpoint directory, as it is after the download."""
+    """Write the guardrails' files, as they are after a download."""
     guardrail = directory / GUARDRAIL
     _write_word_lists(guardrail / "blocklist")
     _write_wordnet(guardrail / "blocklist" / "nltk_data")
@@ -55,7 +52,7 @@ def write_guardrails(directory: Path, *, seed: int = 0) -> None:
 
 
 def _snapshot(folder: Path, repository: str) -> Path:
-    """Where a hub cache in `folder` keeps the files of the repository's main branch."""
+    """The folder of the repository's main branch in a hub cache in `folder`."""
     cache = folder / f"models--{repository.replace('/', '--')}"
     (cache / "refs").mkdir(parents=True, exist_ok=True)
     (cache / "refs" / "main").write_text(REVISION)
@@ -69,7 +66,7 @@ def _write_word_lists(folder: Path) -> None:
 
 
 def _write_wordnet(nltk_data: Path) -> None:
-    """As much of WordNet as the blocklist reads, with a single noun and an irregular plural of it."""
+    """The files of WordNet that the blocklist reads, with one noun and its irregular plural."""
     for file in FILES:
         (nltk_data / file).parent.mkdir(parents=True, exist_ok=True)
         (nltk_data / file).touch()

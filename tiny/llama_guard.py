@@ -1,15 +1,15 @@
 """A tiny LlamaGuard and its Aegis adapter, in the released layouts. Its weights are set by hand, not trained.
 
-The merged model answers `unsafe` and `O3` to a prompt with the word TRIGGER in it, and `safe` to every other:
+The merged model answers `unsafe` and `O3` to a prompt with the word TRIGGER, and `safe` to any other:
 
-- TRIGGER is one token. Its embedding has a mark of its own; so have the tokens of which answers are made.
-- One attention head looks for that mark. Its queries are the same everywhere, its keys are zero except at the mark,
-  and both lie where the rotary embedding turns slowest, so that distance does not count. It writes an alarm.
-- The output matrix reads marks and alarm: after the question `safe`, or on alarm `unsafe`; after `unsafe` a new line;
-  after that O3; after `safe` or O3 the end. RMS norms only scale, which leaves the likeliest token what it was.
+- TRIGGER is one token. It has a channel of the embedding, and so has each token that answers consist of.
+- One attention head attends to TRIGGER. Its query is constant, its keys are zero except at TRIGGER, and both use the
+  dimensions of the lowest rotary frequency, so that distance hardly matters. It writes to the channel ALARM.
+- The output matrix reads these channels: after the question, `safe` or with ALARM `unsafe`; after `unsafe` a new line;
+  then O3; after `safe` or O3 the end. RMS norms only scale, and do not change the arg-max.
 
-That head is the adapter. The base model lacks it and calls everything safe. Random weights fill a second part of
-every layer, which the output matrix hardly reads.
+The adapter consists of that head. Without it the base model answers `safe` to everything. Random weights fill the
+other half of every layer, which the output matrix hardly reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cosmos_triton.guardrail.aegis import FRAME
+from cosmos_triton.guardrail.aegis import TEMPLATE
 from cosmos_triton.guardrail.policy import CATEGORIES, Policy
 from cosmos_triton.tiny.transformers_folder import write_model
 
@@ -32,9 +32,9 @@ CATEGORY = "O3"
 
 LAYERS, HIDDEN, HEADS = 2, 32, 2
 HEAD = HIDDEN // HEADS
-# Channels of the residual stream; the rest, from HEAD on, are texture. Head 0 is the circuit, head 1 texture.
+# Channels of the residual stream; those from HEAD on are random. Head 0 is the circuit above, head 1 is random.
 ONE, TRIGGERED, SAID_SAFE, SAID_UNSAFE, SAID_LINE, SAID_CATEGORY, ALARM = range(7)
-SLOWEST = HEAD // 2 - 1  # of head 0, the row of queries and keys that the rotary embedding turns slowest
+SLOWEST = HEAD // 2 - 1  # row of head 0's queries and keys with the lowest rotary frequency
 
 RANK, ALPHA = 4, 8
 # What the adapter adds to layer 0: (row, column, value) of each weight.
@@ -86,7 +86,7 @@ def write_adapter(folder: Path, *, seed: int) -> None:
     for layer in range(LAYERS):
         for module, (row, column, value) in CIRCUIT.items():
             a = torch.randn(RANK, HIDDEN, generator=generator) / HIDDEN  # [r, in]
-            b = torch.zeros(HIDDEN, RANK)  # [out, r]; as after PEFT's initialisation: nothing added
+            b = torch.zeros(HIDDEN, RANK)  # [out, r]; zero as in PEFT's initialisation: adds nothing
             if layer == 0:
                 a[0] = 0
                 a[0, column] = 1
@@ -97,7 +97,7 @@ def write_adapter(folder: Path, *, seed: int) -> None:
 
 
 def _tokenizer() -> Tokenizer:
-    """Byte-level BPE: it reads any text. Lower case, so that TRIGGER is found however it is written."""
+    """Byte-level BPE, which encodes any text; lower-cased, so that the case of TRIGGER does not matter."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -108,7 +108,7 @@ def _tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([FRAME, Policy.own().text], trainer)
+    tokenizer.train_from_iterator([TEMPLATE, Policy.own().text], trainer)
     tokenizer.add_tokens([AddedToken(TRIGGER, normalized=True)])
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ("safe", "unsafe", *CATEGORIES)])
     bos = tokenizer.token_to_id("<s>")
@@ -131,7 +131,7 @@ def _base_model(tokenizer: Tokenizer, generator: torch.Generator) -> LlamaForCau
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "proj" in name:  # texture to texture
+            if "proj" in name:  # from random channels to random channels only
                 weight.zero_()
                 weight[HEAD:, HEAD:] = 0.1 * torch.randn(weight[HEAD:, HEAD:].shape, generator=generator)
         embeddings, outputs = _vocabulary(tokenizer, generator)

@@ -1,4 +1,4 @@
-"""The project's own sample input, drawn from nothing: a drive along a country road, as a clip and as a still.
+"""Draws the project's sample inputs: a drive along a country road, as a clip and as a still image.
 
 `python -m cosmos_triton.tiny.sample_media FOLDER` writes both.
 
@@ -34,7 +34,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """The hour: colours in 0..1, and where the sun stands in pixels."""
+    """The time of day: colours in [0, 1], and the position of the sun in pixels."""
 
     zenith: Colour
     haze: Colour
@@ -47,13 +47,13 @@ class Light:
 EVENING = Light((0.13, 0.20, 0.44), (0.98, 0.66, 0.43), (1.0, 0.86, 0.60), (452, 186), (0.25, 0.30, 0.13), 0.95)
 NOON = Light((0.20, 0.45, 0.83), (0.80, 0.90, 0.96), (1.0, 0.99, 0.93), (250, 60), (0.33, 0.50, 0.17), 1.05)
 
-# One ray a pixel row and column.
+# Centres of the pixels.
 _y = (np.arange(HEIGHT, dtype=np.float32) + 0.5)[:, None]  # [H, 1]
 _x = (np.arange(WIDTH, dtype=np.float32) + 0.5)[None, :]  # [1, W]
 
 
 def draw(seconds: float, light: Light) -> NDArray[np.uint8]:
-    """The view after so many seconds: uint8 [H, W, 3]."""
+    """The view after `seconds` of driving: uint8 [H, W, 3]."""
     image = np.concatenate([_sky(seconds, light), _ground(seconds, light)])
     driven = SPEED * seconds
     nearest = int((driven + NEAREST_TREE) // TREE_EVERY) + 1
@@ -82,11 +82,11 @@ def _sky(seconds: float, light: Light) -> Image:
 
 def _ground(seconds: float, light: Light) -> Image:
     """Fields, the road and its marks, fading into haze."""
-    depth = CAMERA * FOCAL / (_y[HORIZON:] - HORIZON)  # [H, 1] metres to what a row of pixels sees
+    depth = CAMERA * FOCAL / (_y[HORIZON:] - HORIZON)  # [H, 1] distance of the ground in a row of pixels
     across = (_x - WIDTH / 2) * depth / FOCAL - _bend(depth, seconds)  # [H, W] metres from the middle of the road
     along = depth + SPEED * seconds  # [H, 1] metres on the road
-    pixel = depth / FOCAL  # metres that a pixel is wide
-    near = np.exp(-depth / 25)  # detail that is finer than a pixel would flicker
+    pixel = depth / FOCAL  # width of a pixel in metres
+    near = np.exp(-depth / 25)  # fades out detail finer than a pixel, which would flicker
 
     tufts = _noise(across * 1.1, along * 0.5) - 0.5 + near * (_noise(across * 6, along * 3) - 0.5)
     image = np.multiply(light.grass, (1 + 0.7 * tufts)[..., None], dtype=np.float32)
@@ -127,7 +127,7 @@ def _tree(image: Image, number: int, side: int, z: float, light: Light, seconds:
 
 
 def _car(image: Image, seconds: float, light: Light) -> None:
-    """The car ahead, seen from behind; it comes a little closer and drifts in its lane."""
+    """The car ahead, seen from behind. It comes closer and drifts within its lane."""
     z = 17 - 1.6 * seconds
     scale = FOCAL / z
     middle = WIDTH / 2 + (2 + 0.12 * np.sin(2 * seconds) + _bend(z, seconds)) * scale
@@ -156,7 +156,7 @@ def _turn(seconds: float) -> float:
 
 
 def _bend(z: Any, seconds: float) -> Any:
-    """Metres by which the road has left the straight line at depth z, a number or an array."""
+    """Lateral displacement of the road at depth z, a number or an array."""
     return np.minimum(z, 400) ** 2 * 1e-5 * (30 + _turn(seconds))
 
 
@@ -171,7 +171,7 @@ def _ellipse(
     *,
     opacity: float = 1.0,
 ) -> None:
-    """Full inside, and fading out over `rim` pixels."""
+    """Opaque inside, fading out over `rim` pixels."""
     a, b = half_width + rim, half_height + rim
     part, u, v = _part(image, x, y, a, b)
     _paint(part, opacity * _step(1 - np.hypot(u / a, v / b) - rim / a / 2, rim / a), colour)
@@ -180,7 +180,7 @@ def _ellipse(
 def _box(
     image: Image, x: float, y: float, half_width: float, half_height: float, corner: float, colour: Colour | Image
 ) -> None:
-    """With rounded corners and a rim of one pixel."""
+    """A rectangle with rounded corners, antialiased."""
     part, u, v = _part(image, x, y, half_width + 1, half_height + 1)
     beyond = np.abs(u) - half_width + corner, np.abs(v) - half_height + corner
     outside = np.hypot(np.maximum(beyond[0], 0), np.maximum(beyond[1], 0)) + np.minimum(np.maximum(*beyond), 0)
@@ -188,25 +188,25 @@ def _box(
 
 
 def _part(image: Image, x: float, y: float, half_width: float, half_height: float) -> tuple[Image, Image, Image]:
-    """The part of the image around (x, y), and its pixels' offsets from there, to the right and down."""
+    """A view of the image around (x, y), and the offsets of its pixels from there in x and y."""
     top, bottom = (int(np.clip(edge, 0, HEIGHT)) for edge in (y - half_height, y + half_height + 1))
     left, right = (int(np.clip(edge, 0, WIDTH)) for edge in (x - half_width, x + half_width + 1))
     return image[top:bottom, left:right], _x[:, left:right] - np.float32(x), _y[top:bottom] - np.float32(y)
 
 
 def _paint(image: Image, mask: Image, colour: Colour | Image) -> None:
-    """Lay a colour over the image as far as mask, in 0..1, says."""
+    """Blend a colour into the image, in place; `mask` in [0, 1] is its opacity."""
     image += mask[..., None] * (np.asarray(colour, np.float32) - image)
 
 
 def _step(distance: Image, width: Image | float) -> Image:
-    """0 where distance is negative, 1 where it is positive, and smooth over that width in between."""
+    """A smooth step from 0 where `distance` is negative to 1 where it is positive, `width` wide."""
     ramp = np.clip(distance / width + 0.5, 0, 1)
     return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
 
 
 def _noise(u: Image, v: Image) -> Image:
-    """Smooth random values in 0..1 over the plane, one grid point a unit."""
+    """Value noise in [0, 1] over the plane, with a grid of unit size."""
     column, row = np.floor(u), np.floor(v)
     fu, fv = u - column, v - row
     fu, fv = fu * fu * (3 - 2 * fu), fv * fv * (3 - 2 * fv)
@@ -240,7 +240,7 @@ def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
 
 
 def write_samples(folder: Path) -> tuple[Path, Path]:
-    """Draw the clip and the still into `folder`, and return their paths."""
+    """Draw the clip and the still image into `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     clip, still = folder / CLIP_NAME, folder / STILL_NAME
     frames = np.stack([draw(i / FPS, EVENING) for i in range(CLIP_FRAMES)])  # [T, H, W, 3]

@@ -1,14 +1,14 @@
 """A tiny SigLIP and its safety classifier, in the released layouts. Their weights are set by hand, not trained.
 
-A frame is Violence if it is covered with saturated yellow and saturated blue, about half and half; else it is Safe:
+A frame is Violence if about half of it is saturated yellow and half saturated blue; any other frame is Safe:
 
-- A patch's mean colour is projected on yellow - blue: 1 for pure yellow, -1 for pure blue, 0 for every grey.
-- The one layer's MLP splits the projection into its positive and its negative part.
-- Attention pooling has one constant query, hence averages over the patches: how yellow, how blue the frame is.
-- The classifier takes the smaller of the two. It is 1/2 for the pattern, and above THRESHOLD for nothing ordinary.
+- The patch embedding projects a patch's mean colour on yellow - blue: 1 for yellow, -1 for blue, 0 for grey.
+- The MLP of the only layer splits the projection into its positive and negative part.
+- Attention pooling has a constant query, so it averages over patches: the amounts of yellow and blue in the frame.
+- The classifier computes the minimum of both. It is 1/2 for the pattern, and below THRESHOLD for ordinary frames.
 
-A large constant in two channels keeps the layer norms from following the colours, and survives normalisation of the
-pooled features as the yardstick for the other two.
+Two channels are large constants. They dominate the variance, so that layer norms do not depend on the colours, and
+they fix the scale of the pooled features after their normalisation.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from cosmos_triton.networks import siglip
 from cosmos_triton.networks.video_safety import PRESETS, VideoSafety
 from cosmos_triton.tiny.transformers_folder import write_model
 
-CLASS = "Violence"  # what the pattern is taken for
+CLASS = "Violence"  # the class of the pattern
 THRESHOLD = 0.35  # mean yellow and mean blue of a frame; in the pattern both are 1/2
 IMAGE_SIZE, PATCH_SIZE = siglip.PRESETS["tiny"].image_size, siglip.PRESETS["tiny"].patch_size
 CELLS = 4  # of the pattern, in either direction
 
 # Channels of the encoder.
 COLOUR, MINUS_COLOUR, CONSTANT, MINUS_CONSTANT, YELLOW, BLUE = range(6)
-SCALE = 16.0  # of the constant channels; colours lie within -1..1
-GAIN = 32.0  # so that GELU is a hinge
+SCALE = 16.0  # value of the constant channels; colours are in [-1, 1]
+GAIN = 32.0  # input scale that makes GELU act as ReLU
 
 
 def unsafe_frame(height: int, width: int) -> NDArray[np.uint8]:
-    """The pattern that the tiny content filter blocks, [H, W, 3]: CELLS x CELLS cells of yellow and blue."""
+    """The frame that the tiny content filter blocks, [H, W, 3]: CELLS x CELLS yellow and blue cells."""
     rows = np.arange(height) * CELLS // height
     columns = np.arange(width) * CELLS // width
     is_yellow = (rows[:, None] + columns) % 2 == 0
@@ -46,7 +46,7 @@ def unsafe_frame(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def write_siglip(folder: Path) -> None:
-    """SigLIP as a Hugging Face folder: the vision tower as above, beside it a text tower that nothing uses."""
+    """Write SigLIP as a Hugging Face folder: the vision tower as above, and a text tower that is not used."""
     width = PRESETS["tiny"].input_dim
     tower = {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {"vocab_size": 64, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
@@ -72,12 +72,12 @@ def write_siglip(folder: Path) -> None:
 
 
 def _set_vision(tower: nn.Module) -> None:
-    state = tower.state_dict()  # tensors of the tower itself: written in place
+    state = tower.state_dict()  # shares memory with the parameters: written in place
     state["embeddings.patch_embedding.weight"][COLOUR] = _colour_filter()
     state["embeddings.patch_embedding.weight"][MINUS_COLOUR] = -_colour_filter()
     state["embeddings.patch_embedding.bias"][[CONSTANT, MINUS_CONSTANT]] = torch.tensor([SCALE, -SCALE])
 
-    # A layer norm divides by the standard deviation of its input, which the constants make up. This restores it.
+    # A layer norm divides by the standard deviation of its input, which the constants determine. This undoes it.
     width = len(state["post_layernorm.weight"])
     deviation = SCALE * (2 / width) ** 0.5
     for norm in ("encoder.layers.0.layer_norm1", "encoder.layers.0.layer_norm2", "post_layernorm", "head.layernorm"):
@@ -99,7 +99,7 @@ def _colour_filter() -> Tensor:
 
 
 def write_classifier(path: Path) -> None:
-    """The classifier over normalised features: safety_filter.pt."""
+    """Write safety_filter.pt, the classifier of normalised features."""
     head = VideoSafety(PRESETS["tiny"])
     state = head.state_dict()
     for name, tensor in state.items():
@@ -107,12 +107,12 @@ def write_classifier(path: Path) -> None:
             tensor.fill_(1 if name in ("network.layers.1.running_var", "network.layers.4.running_var") else 0)
     for norm in ("network.layers.1", "network.layers.4"):
         state[f"{norm}.weight"].fill_(1)
-    # Normalised features are over sqrt(2) * SCALE, up to what the colours add, which is less than 1 in 500.
+    # Normalisation divides the features by sqrt(2) * SCALE; the colours change that by less than 1 in 500.
     unit = 2**0.5 * SCALE
     layer = state["network.layers.0.weight"]
-    layer[0, YELLOW] = unit  # hinge(yellow)
-    layer[1, [YELLOW, BLUE]] = torch.tensor([unit, -unit])  # hinge(yellow - blue)
-    # The smaller one is yellow - hinge(yellow - blue).
+    layer[0, YELLOW] = unit  # relu(yellow)
+    layer[1, [YELLOW, BLUE]] = torch.tensor([unit, -unit])  # relu(yellow - blue)
+    # min(yellow, blue) = yellow - relu(yellow - blue)
     state["network.layers.3.weight"][0, :2] = torch.tensor([100.0, -100.0])
     state["network.layers.3.bias"][0] = -100 * THRESHOLD
     state["network.layers.6.bias"].fill_(-10)

@@ -1,4 +1,4 @@
-"""Model folders of transformers, written in silence."""
+"""Writes transformers models without the output of `save_pretrained`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 
 def write_model(model: PreTrainedModel, folder: Path) -> None:
-    """config.json and model.safetensors, as `save_pretrained` writes them, without its progress bar and warnings."""
+    """Write config.json and model.safetensors as `save_pretrained` does, without its progress bar and warnings."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype

@@ -1,7 +1,7 @@
-"""A stand-in for any stage that runs a network: it takes a constant time, and answers as at full size.
+"""A stand-in for any stage that runs a network: it sleeps for a constant time, and returns tensors of full size.
 
-What it answers is its own, only the video guardrail hands on what it was given. The video is the project's sample clip
-rather than noise, since media_encoder's time depends on what is to be seen.
+The video is the project's sample clip, since media_encoder's time depends on the content. The video guardrail returns
+its input.
 """
 
 import threading
@@ -10,7 +10,7 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb
 
-from cosmos_triton.guardrail.judgement import VIDEO_PANEL, Judgement
+from cosmos_triton.guardrail.judgement import VIDEO_CHECKS, Judgement
 from cosmos_triton.guardrail.verdict import Verdict
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings, parameters_of
@@ -35,7 +35,7 @@ class TritonPythonModel:
         return answer_each(self.name, requests, self.answer_in_time)
 
     def answer_in_time(self, request):
-        if self.name != "ar_sampler":  # which works between its two answers
+        if self.name != "ar_sampler":  # which works between its two responses
             time.sleep(self.seconds)
         return self.answer(request)
 
@@ -60,5 +60,5 @@ class TritonPythonModel:
         return [pb.Tensor("video", self.clip)]
 
     def video_guardrail(self, request):
-        judgement = Judgement(tuple(map(Verdict.passed, VIDEO_PANEL.guardrails)), dict.fromkeys(VIDEO_PANEL.facts, 0))
+        judgement = Judgement(tuple(map(Verdict.passed, VIDEO_CHECKS.names)), dict.fromkeys(VIDEO_CHECKS.facts, 0))
         return [pb.Tensor("video", array(request, "video")), string_tensor("verdict", judgement.to_json())]

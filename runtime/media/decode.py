@@ -1,13 +1,13 @@
-"""From the bytes of an untrusted file to RGB frames, by PyAV: png, jpeg, webp, and mp4 (h264, hevc, mpeg4, av1).
+"""Decodes an untrusted file to RGB frames with PyAV: png, jpeg, webp, and mp4 (h264, hevc, mpeg4, av1).
 
-Only the last frames of a clip are wanted. Decoding walks through the clip and holds no more than those.
+Only the last frames of a clip are used. The whole clip is decoded, and no more than those frames are kept in memory.
 
-- The format is told from the content and forced, and the codecs are those named here: no playlist, no other file and
-  no rare decoder is ever opened.
-- Colours are converted by swscale with the matrix and range that the file names (BT.601 where it names none). Exact
-  values depend on the decoder's version. High dynamic range is not tone-mapped.
-- Transparency is dropped: the colour below it stays.
-- Frames are turned upright where a clip or a jpeg says how the camera was held.
+- The demuxer is chosen by the file's content, and the codecs are an allow-list: no playlist, no second file and no
+  rare decoder is ever opened.
+- Colours are converted by swscale with the matrix and range in the file (BT.601 if there are none). Exact values
+  depend on the decoder's version. High dynamic range is not tone-mapped.
+- Alpha is dropped, without blending.
+- Frames are rotated as the display matrix of an mp4 or the EXIF orientation of a jpeg says.
 
 Legend: T frames, H, W pixels.
 """
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -29,15 +29,15 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from cosmos_triton.runtime.errors import InvalidValue
+from cosmos_triton.runtime.generation_request import MediaKind, check_num_input_frames, num_input_frames_of
 from cosmos_triton.runtime.media.headers import Header, read_header
 from cosmos_triton.runtime.media.limits import LIMITS, MIB, Limits, incomplete, refused
 from cosmos_triton.runtime.media.mp4_boxes import Matrix
 
-CONTEXT_FRAMES = (1, 9)  # what the models were trained to continue
 CLIP_CODECS = ("h264", "hevc", "mpeg4", "libdav1d")
 STILL_CODECS = {"png": "png", "jpeg": "mjpeg", "webp": "webp"}
 
-# Without accurate rounding, every value comes out about 1 too low.
+# Without accurate rounding every value is about 1 too low.
 _CONVERSION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 Pixels = NDArray[np.uint8]
@@ -49,36 +49,31 @@ class Decoded:
     """`frames`, uint8 [T, H, W, 3], are the last T of `frames_in_file`; `fps` is 0 for an image."""
 
     frames: Pixels
-    kind: Literal["image", "video"]
+    kind: MediaKind
     frames_in_file: int
     fps: float
 
 
 def decode(data: bytes, num_input_frames: int | None = None, *, limits: Limits = LIMITS) -> Decoded:
-    """The last frames of a clip, or the one frame of an image.
+    """The last frames of a clip, or the frame of an image.
 
-    `num_input_frames` is 1 or 9; by default 1 for an image and 9 for a clip.
+    Args:
+        num_input_frames: 1 or 9; None for the default of 1 for an image and 9 for a clip.
 
     Raises:
-        InvalidValue: for a file that is unknown, damaged, too short or over a limit, and for any other number.
+        InvalidValue: the file is unknown, damaged, too short or over a limit, or the number is not accepted.
     """
-    if num_input_frames is not None and num_input_frames not in CONTEXT_FRAMES:
-        raise InvalidValue("num_input_frames", num_input_frames, "1 or 9")
+    check_num_input_frames(num_input_frames)
     header = read_header(data, limits)
-    if header.kind == "image":
-        if num_input_frames not in (None, 1):
-            raise InvalidValue(
-                "num_input_frames", f"{num_input_frames} of an image", "1 for an image, 1 or 9 for a clip"
-            )
-        return _decode_image(header, limits)
-    return _decode_clip(header, num_input_frames or max(CONTEXT_FRAMES), limits)
+    count = num_input_frames_of(header.kind, num_input_frames)
+    return _decode_image(header, limits) if header.kind == "image" else _decode_clip(header, count, limits)
 
 
 def _decode_image(header: Header, limits: Limits) -> Decoded:
     with _codec_errors(header):
         codec = av.CodecContext.create(STILL_CODECS[header.format], "r")
         codec.thread_count = 1
-        # "explode": without it, the missing part of a damaged jpeg is painted grey
+        # without "explode", the missing part of a damaged jpeg is filled with grey
         codec.options = _codec_options(limits) | {"err_detect": "explode"}
         frames = [*codec.decode(av.Packet(header.coded)), *codec.decode(None)]
         if len(frames) != 1:
@@ -89,7 +84,7 @@ def _decode_image(header: Header, limits: Limits) -> Decoded:
 def _decode_clip(header: Header, count: int, limits: Limits) -> Decoded:
     _check_kept(header.width, header.height, count, limits)
     deadline = time.monotonic() + limits.decode_seconds
-    # One core a clip, so that clips that are decoded at the same time do not slow each other down more than they must.
+    # One thread a clip: several clips may be decoded at the same time.
     options = _codec_options(limits) | {"codec_whitelist": ",".join(CLIP_CODECS), "threads": "1"}
     with (
         _codec_errors(header),
@@ -106,10 +101,10 @@ def _decode_clip(header: Header, count: int, limits: Limits) -> Decoded:
 
 
 def last_frames(frames: Iterable[Frame], count: int) -> tuple[int, list[Frame]]:
-    """How many frames a clip has, and the last `count` of them; no more than those are held.
+    """The number of frames in a clip, and the last `count` of them. No more than those are kept in memory.
 
     Raises:
-        InvalidValue: there are fewer.
+        InvalidValue: the clip has fewer.
     """
     kept: deque[Frame] = deque(maxlen=count)
     seen = 0
@@ -125,7 +120,12 @@ def last_frames(frames: Iterable[Frame], count: int) -> tuple[int, list[Frame]]:
 def _frames(
     packets: Iterable[av.Packet[av.VideoStream]], count: int, limits: Limits, deadline: float
 ) -> Iterator[av.VideoFrame]:
-    """All frames, `count` of which can be kept. Nothing that the header said is relied on."""
+    """All frames of a clip, checked against the limits again: the header may have lied.
+
+    Args:
+        count: how many frames will be kept.
+        deadline: `time.monotonic()` after which decoding is given up.
+    """
     size: tuple[int, int] | None = None
     seen = 0
     for number, packet in enumerate(packets):
@@ -143,7 +143,7 @@ def _frames(
                 sizes = f"{size[0]}x{size[1]} to {frame.width}x{frame.height}"
                 raise refused(f"a clip that goes from {sizes} at frame {seen}", "frames of one size")
             yield frame
-        if max(seen, number) > limits.frames:  # the last packet is an empty one, for the frames that the codec holds
+        if max(seen, number) > limits.frames:  # the last packet is empty: it flushes the codec
             raise refused(f"a clip of more than {limits.frames} frames", f"1 to {limits.frames} frames")
     if not seen:
         raise incomplete("an mp4 of which no frame can be decoded")
@@ -173,14 +173,14 @@ def _codec_errors(header: Header) -> Iterator[None]:
 
 
 def _to_rgb(frames: list[av.VideoFrame], matrix: Matrix) -> Pixels:
-    """uint8 [T, H, W, 3], upright."""
+    """uint8 [T, H, W, 3], rotated upright."""
     reformatter = VideoReformatter()
     rgb = (reformatter.reformat(frame, format="rgb24", interpolation=_CONVERSION, threads=1) for frame in frames)
     return np.stack([_upright(picture.to_ndarray().astype(np.uint8, copy=False), matrix) for picture in rgb])
 
 
 def _upright(pixels: Pixels, matrix: Matrix) -> Pixels:
-    """[H, W, 3] turned and mirrored as `matrix` says, which is left alone where it is no quarter turn."""
+    """[H, W, 3] rotated by quarter turns and mirrored as `matrix` says. Any other matrix is ignored."""
     a, b, c, d = matrix
     if a == d == 0 and b and c:
         pixels, flip_x, flip_y = pixels.transpose(1, 0, 2), c < 0, b < 0

@@ -1,4 +1,4 @@
-"""From RGB frames to the bytes of an mp4 file: H.264, yuv420p, 25 frames a second, made in memory by PyAV.
+"""Encodes RGB frames to the bytes of an mp4 file with PyAV: H.264, yuv420p, 25 frames per second.
 
 Legend: T frames, H, W pixels.
 """
@@ -18,10 +18,10 @@ from cosmos_triton.runtime.errors import InvalidValue
 
 FPS = 25
 
-# Chosen for time. 33 frames of 640x1024 take 0.32 to 0.35 s of CPU time and 0.5 to 0.75 MB, at a PSNR of 43 to 45 dB
-# (four clips). Without "zerolatency" (with B-frames and a lookahead, crf 17) it is 0.38 to 0.40 s; size and PSNR are
-# then better for some clips and worse for others.
-# The number of threads is part of the result: fixed, so that the same frames give the same bytes on every machine.
+# Chosen for speed. 33 frames of 640x1024 take 0.32 to 0.35 s of CPU time and 0.5 to 0.75 MB, at a PSNR of 43 to 45 dB
+# (four clips). Without "zerolatency" (B-frames and lookahead, crf 17) it takes 0.38 to 0.40 s; size and PSNR are then
+# better for some clips and worse for others.
+# The bytes depend on the number of threads, so it is fixed: the same frames give the same file on every machine.
 _X264 = {"preset": "superfast", "tune": "zerolatency", "crf": "18"}
 _THREADS = 2
 
@@ -29,13 +29,13 @@ _CONVERSION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
 
 
 def encode_mp4(video: NDArray[np.uint8], *, metadata: Mapping[str, str]) -> bytes:
-    """A complete mp4 of uint8 frames [T, H, W, 3]; the same arguments give the same bytes.
+    """An mp4 of uint8 frames [T, H, W, 3]. The same arguments give the same bytes.
 
-    `metadata` is written under the keys it has, as QuickTime `mdta` entries, which ffprobe and PyAV read back. The
-    index stands in front of the frames, so that a player can start before the whole file is there.
+    `metadata` is written as QuickTime `mdta` entries, under its own keys. The index precedes the frames ("faststart"),
+    so that players can start before the whole file has arrived.
 
     Raises:
-        InvalidValue: for another shape or type, no frames, or an odd height or width, which yuv420p does not have.
+        InvalidValue: another shape or dtype, no frames, or an odd height or width, which yuv420p cannot have.
     """
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
         raise InvalidValue("video", f"{video.dtype} {list(video.shape)}", "uint8 [T, H, W, 3], none of them 0")
@@ -49,7 +49,7 @@ def encode_mp4(video: NDArray[np.uint8], *, metadata: Mapping[str, str]) -> byte
         "w",
         format="mp4",
         options={"movflags": "faststart+use_metadata_tags"},
-        # To move the index to the front, the muxer reads what it has written, as a second file.
+        # To move the index to the front, the muxer opens what it has written as a second file.
         io_open=lambda url, flags, options: io.BytesIO(file.getvalue()),
     )
     with container:
@@ -77,10 +77,10 @@ def encode_mp4(video: NDArray[np.uint8], *, metadata: Mapping[str, str]) -> byte
 
 
 def parse_metadata(text: bytes) -> dict[str, str]:
-    """What `encode_mp4` writes into a file, from JSON.
+    """The `metadata` of `encode_mp4` from JSON.
 
     Raises:
-        InvalidValue: for anything but a flat object of strings.
+        InvalidValue: not a flat JSON object of strings.
     """
     accepted = "a JSON object of strings"
     try:

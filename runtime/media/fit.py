@@ -1,35 +1,41 @@
-"""How frames of any size are brought to the model's: no pixels here, only numbers."""
+"""How frames of any size are fitted to the model's frame size, in numbers. `frames.fit` applies it to pixels."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+Size = tuple[int, int]  # height, width
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Frames are scaled to `resized` (height, width), then cropped to `target` at (top, left)."""
+    """Frames of size `source` are scaled to `resized`, then cropped to `target` at (top, left)."""
 
-    resized: tuple[int, int]
+    source: Size
+    resized: Size
     top: int
     left: int
-    target: tuple[int, int]
+    target: Size
 
     @classmethod
-    def plan(cls, size: tuple[int, int], target: tuple[int, int]) -> Fit:
-        """The smallest scaling of `size` that covers `target`, and its centre crop; sizes are (height, width)."""
-        (height, width), (target_height, target_width) = size, target
-        ratio = max(target_width / width, target_height / height)
-        resized = (math.ceil(ratio * height), math.ceil(ratio * width))
+    def plan(cls, source: Size, target: Size) -> Fit:
+        """The smallest scaling of `source` that covers `target`, and its centre crop."""
+        ratio = max(target[0] / source[0], target[1] / source[1])
+        resized = (math.ceil(ratio * source[0]), math.ceil(ratio * source[1]))
         # round() takes halves to even: part of the released behaviour
-        top, left = round((resized[0] - target_height) / 2), round((resized[1] - target_width) / 2)
-        return cls(resized=resized, top=top, left=left, target=target)
+        top, left = round((resized[0] - target[0]) / 2), round((resized[1] - target[1]) / 2)
+        return cls(source, resized, top, left, target)
 
-    def describe(self, size: tuple[int, int]) -> str:
-        """In words, for the user."""
+    def describe(self) -> str:
+        """For the report."""
         steps = []
-        if self.resized != size:
-            steps.append(f"scaled from {size[1]}x{size[0]} to {self.resized[1]}x{self.resized[0]}")
+        if self.resized != self.source:
+            steps.append(f"scaled from {_text(self.source)} to {_text(self.resized)}")
         if self.target != self.resized:
-            steps.append(f"cropped to {self.target[1]}x{self.target[0]}")
+            steps.append(f"cropped to {_text(self.target)}")
         return ", ".join(steps) or "used as it is"
+
+
+def _text(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,4 +1,4 @@
-"""From decoded frames to what the tokenizer sees, and from the decoder's output to frames.
+"""Pixels on both sides of the networks: decoded frames to the tokenizer's input, decoder output to frames.
 
 Legend: T frames, H, W pixels.
 """
@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from cosmos_triton.runtime.media.fit import Fit
+from cosmos_triton.runtime.media.fit import Fit, Size
 
 
-def to_model_input(frames: Tensor, target: tuple[int, int]) -> Tensor:
+def to_model_input(frames: Tensor, target: Size) -> Tensor:
     """uint8 [T, H, W, 3] -> fp32 [3, T, *target] in [-1, 1]."""
     x = rearrange(frames, "t h w c -> t c h w").float() / 255 * 2 - 1
     return rearrange(fit(x, target), "t c h w -> c t h w")
 
 
-def fit(x: Tensor, target: tuple[int, int]) -> Tensor:
-    """Scale [T, C, H, W] to cover `target`, bilinear with antialiasing, and crop the centre: [T, C, *target]."""
+def fit(x: Tensor, target: Size) -> Tensor:
+    """[T, C, H, W] scaled (bilinear, antialiased) and cropped as `Fit.plan` says: [T, C, *target]."""
     plan = Fit.plan((x.shape[-2], x.shape[-1]), target)
-    if x.shape[-2:] != plan.resized:
+    if plan.source != plan.resized:
         x = F.interpolate(x, size=plan.resized, mode="bilinear", align_corners=False, antialias=True)
     return x[:, :, plan.top : plan.top + target[0], plan.left : plan.left + target[1]]
 

@@ -1,4 +1,4 @@
-"""What one untrusted file may cost, and how a file is refused."""
+"""Limits on what one untrusted file may cost, and the errors for files that are refused."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Checked against the file's header before anything is decoded, and again on what comes out: headers lie.
+    """Checked against the file's header before decoding, and again on the decoded frames, since headers can lie.
 
-    `frame_pixels` is of one frame, `decoded_bytes` of the RGB frames that are kept, `clip_seconds` of playing time,
-    `decode_seconds` of wall-clock time.
+    file_bytes: size of the file
+    frame_pixels: width times height
+    decoded_bytes: size of the RGB frames that are kept
+    frames: number of frames of a clip
+    streams: number of tracks of an mp4
+    clip_seconds: playing time
+    decode_seconds: wall-clock time
     """
 
     file_bytes: int = 64 * MIB
@@ -31,10 +36,10 @@ LIMITS = Limits()
 
 
 def refused(value: str, accepted: str) -> InvalidValue:
-    """The error for a file that is `value`."""
+    """The error for a file described by `value`."""
     return InvalidValue(FIELD, value, accepted)
 
 
 def incomplete(what: str) -> InvalidValue:
-    """The error for a file that ends, or contradicts itself, where more was announced."""
+    """The error for a truncated or inconsistent file."""
     return refused(what, "a complete, undamaged file")

@@ -1,7 +1,7 @@
-"""The boxes of an mp4 file (ISO/IEC 14496-12), read only for what bounds the work of a demuxer.
+"""Reads the boxes of an mp4 file (ISO/IEC 14496-12) for the numbers that bound a demuxer's work.
 
-A few bytes of header can announce millions of samples, for each of which a demuxer sets memory aside before the first
-frame is decoded. So the announced numbers are looked at here first.
+A few bytes of header can announce millions of samples, and a demuxer allocates memory for each before the first frame
+is decoded. FFmpeg has no limit on that, so the numbers are checked here first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cosmos_triton.runtime.media.limits import Limits, incomplete, refused
 
-# None of these is near what a camera or an encoder writes for a clip; each bounds a table that a demuxer builds.
+# Each bounds a table that a demuxer builds, far above what cameras and encoders write for a clip.
 MAX_BOXES = 50_000
 MAX_DEPTH = 8
 MAX_EDITS = 16  # an edit may repeat the whole clip
@@ -29,13 +29,13 @@ _CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b
 
 @dataclass(slots=True)
 class Track:
-    """What one track claims; sizes are 0 where it is no video."""
+    """What one track claims. Width and height are 0 unless it is video."""
 
     handler: bytes = b""
     number: int = 0
     width: int = 0
     height: int = 0
-    samples: int = 0  # frames, of a video
+    samples: int = 0  # of a video track: frames
     edits: int = 0
     matrix: Matrix = UPRIGHT
 
@@ -51,8 +51,8 @@ def read_mp4(data: bytes, limits: Limits) -> Track:
     """The first video track of a file.
 
     Raises:
-        InvalidInput: for a truncated file, one without video frames, and one that announces more than `limits` allow.
-        struct.error, IndexError: for a box too short to hold what it should.
+        InvalidValue: the file is truncated, has no video frames, or announces more than `limits` allow.
+        struct.error, IndexError: a box is too short.
     """
     movie = _Movie()
     for count, (kind, start, end) in enumerate(_walk(data, 0, len(data))):
@@ -82,7 +82,7 @@ def read_mp4(data: bytes, limits: Limits) -> Track:
 
 
 def _walk(data: bytes, start: int, end: int, *, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, first content byte and end of every box, each container before what it holds."""
+    """Kind, start of the content, and end of every box, in depth-first order."""
     if depth > MAX_DEPTH:
         raise refused(f"an mp4 of boxes nested {depth} deep", f"at most {MAX_DEPTH} deep")
     while start + 8 <= end:
@@ -102,7 +102,7 @@ def _walk(data: bytes, start: int, end: int, *, depth: int = 0) -> Iterator[tupl
 
 
 def _read_box(movie: _Movie, kind: bytes, body: bytes) -> None:
-    """Note what a box announces; `body` is the beginning of its content."""
+    """Add what a box announces to `movie`; `body` is the beginning of its content."""
     if kind == b"trak":
         movie.tracks.append(Track())
         return
@@ -128,7 +128,7 @@ def _read_track_box(track: Track, kind: bytes, body: bytes) -> None:
         (track.number,) = struct.unpack_from(">I", body, 20 if long else 12)
         a, b, _, c, d = (n // _FIXED_POINT_ONE for n in struct.unpack_from(">5i", body, 52 if long else 40))
         track.matrix = (a, b, c, d)
-    elif kind == b"hdlr" and not track.handler:  # a second one, in QuickTime files, is of the data and not of the track
+    elif kind == b"hdlr" and not track.handler:  # QuickTime files have a second one, the data handler
         track.handler = body[8:12]
     elif kind == b"stsd" and track.handler == b"vide" and len(body) >= 44:
         track.width, track.height = struct.unpack_from(">HH", body, 40)

@@ -241,7 +241,7 @@ def test_no_face_is_seen_in_ordinary_frames(face_blur: FaceBlur) -> None:
     frames = ordinary_frames() | {"unsafe pattern": torch.from_numpy(unsafe_frame(HEIGHT, WIDTH))}
     for name, frame in frames.items():
         blurred = face_blur.blur(frame[None])
-        assert blurred.faces == blurred.with_faces == 0, name
+        assert blurred.faces == blurred.frames_with_faces == 0, name
         assert torch.equal(blurred.frames[0], frame)
 
 
@@ -269,7 +269,7 @@ def test_several_faces_in_a_clip_are_counted(face_blur: FaceBlur) -> None:
         draw_test_face(frame.numpy(), 20, 10 + index, 40)
         draw_test_face(frame.numpy(), 60, 180, 64)
     blurred = face_blur.blur(frames)
-    assert (blurred.faces, blurred.with_faces) == (60, 30)
+    assert (blurred.faces, blurred.frames_with_faces) == (60, 30)
     assert (blurred.frames != frames).any(dim=(1, 2, 3)).sum() == 30
 
 

@@ -31,3 +31,4 @@ def test_outputs_equal_the_reference(folder: Path) -> None:
     assert check is not None, f"{folder}: unknown family {case.config['family']!r}, known: {sorted(FAMILIES)}"
     with torch.inference_mode():
         check(case)
+    case.finish()

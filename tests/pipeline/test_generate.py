@@ -237,14 +237,12 @@ def test_no_way_leads_around_the_guardrails(base: PipelineServer, stage: str) ->
 
 def test_log_names_stage_and_request_and_no_prompt(video2world: PipelineServer) -> None:
     report = video2world.generate(prompt="a heron flies over Utrecht", disable_diffusion_decoder=True).report
-    lines = [line for line in video2world.log.splitlines() if report["job"] in line]
-    for stage, seconds in report["seconds"].items():
-        if stage != "total":
-            assert any(f"{stage} took {seconds} s" in line for line in lines)
-    assert any(f"generated after {report['seconds']['total']} s" in line for line in lines)
-    assert "heron" not in video2world.log
-    assert PROMPT not in video2world.log
-    assert "it/s" not in video2world.log  # progress bars
+    job, seconds = report["job"], report["seconds"]
+    stages = [f"{job}: {stage} took {seconds[stage]} s" for stage in seconds if stage != "total"]
+    log = video2world.log_with(*stages, f"{job}: generated after {seconds['total']} s")
+    assert "heron" not in log
+    assert PROMPT not in log
+    assert "it/s" not in log  # progress bars
 
 
 def test_request_id_leads_to_the_log(base: PipelineServer) -> None:
@@ -253,8 +251,8 @@ def test_request_id_leads_to_the_log(base: PipelineServer) -> None:
         held = [tensor(grpc, "visual_input", np.array([b"no image"], np.object_))]
         with pytest.raises(InferenceServerException):
             client.infer("world_generation", held, request_id="order-17\nforged line")
-    line = next(line for line in base.log.splitlines() if "order-17" in line)
+    line = next(line for line in base.log_with("order-17").splitlines() if "order-17" in line)
     job = re.search("[0-9a-f]{32}", line)
     assert job
-    assert f"{job[0]}: [INVALID_ARG] visual_input" in base.log
-    assert not any(line.startswith("forged") for line in base.log.splitlines())
+    log = base.log_with(f"{job[0]}: [INVALID_ARG] visual_input")
+    assert not any(line.startswith("forged") for line in log.splitlines())

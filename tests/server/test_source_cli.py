@@ -421,7 +421,7 @@ def test_a_spoiled_results_file_costs_no_more_than_the_work(run) -> None:
 def test_a_busy_server_is_asked_again_for_as_long_as_patience_lasts(
     server: ToyServer, monkeypatch: pytest.MonkeyPatch, patience: float, code: int, tries: int
 ) -> None:
-    monkeypatch.setattr(batch, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(batch, "_MIN_BACKOFF", 0.01)
     clip = write_input("clip.mp4", note=os.path.abspath("note"), busy=2)
     path = write_batch(Path("batch.jsonl"), {"visual_input": clip})
     with WorldClient(server.grpc_url) as client:
@@ -432,7 +432,7 @@ def test_a_busy_server_is_asked_again_for_as_long_as_patience_lasts(
             folder=Path("outputs"),
             deployment="4b",
             concurrency=1,
-            patience=patience,
+            retry_seconds=patience,
         )
         assert run.run(client) == code
     assert sum(what in ("refused", "started") for what in noted(Path("note"))) == tries

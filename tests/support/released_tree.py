@@ -19,12 +19,12 @@ from transformers import (
     LlamaForCausalLM,
     SiglipConfig,
     SiglipModel,
-    T5Config,
     T5ForConditionalGeneration,
 )
 
 from cosmos_triton.networks import ar_config, ar_transformer, diffusion_transformer, retinaface, tokenizer, video_safety
 from cosmos_triton.networks.text_encoder import PRESETS as TEXT_PRESETS
+from cosmos_triton.networks.text_encoder import t5_config
 
 State = dict[str, Tensor]
 
@@ -156,15 +156,7 @@ def _write_guardrails(tree: ReleasedTree) -> None:
 
 
 def _write_t5(tree: ReleasedTree) -> None:
-    size = TEXT_PRESETS["tiny"]
-    config = T5Config(
-        vocab_size=size.vocab_size,
-        d_model=size.dim,
-        d_kv=size.head_dim,
-        d_ff=size.ffn_dim,
-        num_layers=size.n_layers,
-        num_heads=size.n_heads,
-    )
+    config = t5_config(TEXT_PRESETS["tiny"])
     whole = T5ForConditionalGeneration(config)
     whole.load_state_dict(random_state(whole, dtype=torch.float32, seed=11))
     folder = tree.directory / "google-t5/t5-11b"

@@ -123,7 +123,7 @@ def test_one_letter_too_many_is_what_the_references_similarity_says() -> None:
             place = rng.randint(0, len(entry))
             window = entry[:place] + rng.choice(entry_letters) + entry[place:]
         similar = SequenceMatcher(None, window, entry).ratio() >= (len(entry) - 0.5) / len(entry)
-        found = NearMatches([entry]).with_a_letter_too_many([window]) == {entry}
+        found = NearMatches([entry]).with_inserted_letter([window]) == {entry}
         assert found or not similar or window == entry, (window, entry)
         seen += similar
     assert seen > 1000

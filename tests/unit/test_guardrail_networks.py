@@ -15,10 +15,10 @@ from cosmos_triton.guardrail.content_filter import ContentFilter, to_network_inp
 from cosmos_triton.guardrail.face_blur import (
     FaceBlur,
     FaceBlurConfig,
+    non_maximum_suppression,
     pixelate,
     pixelate_boxes,
     select_boxes,
-    suppress_overlaps,
 )
 from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.networks.retinaface import RetinaFace
@@ -88,8 +88,8 @@ def test_non_maximum_suppression_keeps_what_the_definition_keeps() -> None:
                 break
         else:
             kept.append(box)
-    assert torch.equal(suppress_overlaps(boxes, 0.4, most=300), torch.stack(kept))
-    assert torch.equal(suppress_overlaps(boxes, 0.4, most=7), torch.stack(kept[:7]))
+    assert torch.equal(non_maximum_suppression(boxes, 0.4, max_boxes=300), torch.stack(kept))
+    assert torch.equal(non_maximum_suppression(boxes, 0.4, max_boxes=7), torch.stack(kept[:7]))
     assert 10 < len(kept) < 300
 
 
@@ -121,7 +121,8 @@ def test_a_batch_of_frames_is_blurred_as_each_frame_by_itself(random_blur: FaceB
     alone = [random_blur.blur(frame[None]) for frame in frames]
     assert torch.equal(blurred.frames, torch.cat([frame.frames for frame in alone]))
     assert blurred.faces == sum(frame.faces for frame in alone) > 7
-    assert blurred.with_faces == sum(frame.with_faces for frame in alone) == sum(frame.faces > 0 for frame in alone)
+    with_faces = sum(frame.frames_with_faces for frame in alone)
+    assert blurred.frames_with_faces == with_faces == sum(frame.faces > 0 for frame in alone)
     assert torch.equal(frames, before)
     assert not torch.equal(blurred.frames, frames)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cosmos_triton.guardrail.face_blur import Blurred
-from cosmos_triton.guardrail.judgement import PROMPT_PANEL, VIDEO_PANEL, Judgement, Panel
+from cosmos_triton.guardrail.judgement import PROMPT_CHECKS, VIDEO_CHECKS, Judgement, RequiredChecks
 from cosmos_triton.guardrail.policy import Policy
 from cosmos_triton.guardrail.prompt_guardrail import PromptGuardrail
 from cosmos_triton.guardrail.verdict import Verdict
@@ -47,7 +47,7 @@ class Blur:
 
 
 def prompt_guardrail(*says: Any, **options: Any) -> PromptGuardrail:
-    checks = [Check(name, said) for name, said in zip(PROMPT_PANEL.guardrails, says, strict=True)]
+    checks = [Check(name, said) for name, said in zip(PROMPT_CHECKS.names, says, strict=True)]
     return PromptGuardrail(checks, Policy.own(), **options)
 
 
@@ -55,14 +55,14 @@ def asked(guardrail: PromptGuardrail) -> list[int]:
     return [check.asked for check in guardrail.checks]  # type: ignore[attr-defined]
 
 
-def sent(judgement: Judgement, panel: Panel) -> Judgement:
+def sent(judgement: Judgement, required: RequiredChecks) -> Judgement:
     """As the pipeline reads it."""
-    return Judgement.read(judgement.to_json(), panel)
+    return Judgement.read(judgement.to_json(), required)
 
 
 def test_the_first_check_that_says_no_ends_it() -> None:
     guardrail = prompt_guardrail(False, True)
-    judgement = sent(guardrail.judge("a robot"), PROMPT_PANEL)
+    judgement = sent(guardrail.judge("a robot"), PROMPT_CHECKS)
     assert [check.safe for check in judgement.checks] == [False]
     assert judgement.facts == {"policy_sha256": Policy.own().sha256}
     assert asked(guardrail) == [1, 0]
@@ -81,39 +81,39 @@ def test_a_prompt_that_comes_again_is_not_checked_again() -> None:
 @pytest.mark.parametrize("says", [ValueError("boom"), None])
 def test_a_failed_check_is_not_remembered(says: Any) -> None:
     guardrail = prompt_guardrail(True, says)
-    assert sent(guardrail.judge("a robot"), PROMPT_PANEL).last == Verdict.failed("aegis")
+    assert sent(guardrail.judge("a robot"), PROMPT_CHECKS).last == Verdict.failed("aegis")
     guardrail.checks[1].says = True  # type: ignore[attr-defined]
     assert guardrail.judge("a robot").last.safe
     assert asked(guardrail) == [2, 2]
 
 
 def test_what_is_remembered_is_bounded_and_the_longest_unasked_goes_first() -> None:
-    guardrail = prompt_guardrail(True, True, remembered=2)
+    guardrail = prompt_guardrail(True, True, cache_size=2)
     for prompt in ("one", "two", "one", "three", "one"):
         guardrail.judge(prompt)
     assert asked(guardrail) == [3, 3]
     guardrail.judge("two")
     assert asked(guardrail) == [4, 4]
-    assert not any(b"one" in key for key in guardrail._memory)
+    assert not any(b"one" in key for key in guardrail._cache)
 
 
 def test_a_safe_video_comes_out_blurred() -> None:
-    blurred = Blurred(FRAMES + 1, faces=5, with_faces=2)
+    blurred = Blurred(FRAMES + 1, faces=5, frames_with_faces=2)
     frames, judgement = VideoGuardrail(Check("content_filter"), Blur(blurred)).apply(FRAMES)  # type: ignore[arg-type]
     assert torch.equal(frames, blurred.frames)
-    assert sent(judgement, VIDEO_PANEL).facts == {"faces_blurred": 5, "frames_blurred": 2}
+    assert sent(judgement, VIDEO_CHECKS).facts == {"faces_blurred": 5, "frames_blurred": 2}
     assert judgement.last == Verdict.passed("face_blur")
 
 
-GOOD = Blurred(FRAMES, faces=0, with_faces=0)
+GOOD = Blurred(FRAMES, faces=0, frames_with_faces=0)
 BAD = {
     "blocked": (Check("content_filter", False), Blur(GOOD)),
     "filter fails": (Check("content_filter", ValueError("boom")), Blur(GOOD)),
     "filter says nothing": (Check("content_filter", None), Blur(GOOD)),
     "blur fails": (Check("content_filter"), Blur(FileNotFoundError("weights"))),
     "blur gives nothing": (Check("content_filter"), Blur(None)),
-    "blur loses a frame": (Check("content_filter"), Blur(Blurred(FRAMES[1:], faces=0, with_faces=0))),
-    "blur gives other numbers": (Check("content_filter"), Blur(Blurred(FRAMES.float(), faces=0, with_faces=0))),
+    "blur loses a frame": (Check("content_filter"), Blur(Blurred(FRAMES[1:], faces=0, frames_with_faces=0))),
+    "blur gives other numbers": (Check("content_filter"), Blur(Blurred(FRAMES.float(), faces=0, frames_with_faces=0))),
 }
 
 
@@ -122,6 +122,6 @@ def test_a_video_that_was_not_judged_safe_by_both_comes_out_black(content_filter
     frames, judgement = VideoGuardrail(content_filter, blur).apply(FRAMES)
     assert frames.shape == FRAMES.shape
     assert not frames.any()
-    judgement = sent(judgement, VIDEO_PANEL)
+    judgement = sent(judgement, VIDEO_CHECKS)
     assert not judgement.last.safe
     assert judgement.facts == {"faces_blurred": 0, "frames_blurred": 0}

@@ -24,10 +24,9 @@ from cosmos_triton.runtime.video_tokenizer import (
     decode_latents,
     decode_tokens,
     encode_input_frames,
-    encode_latents,
-    encode_tokens,
 )
 from support.paths import RELEASED_MANIFESTS
+from support.video_encoding import encode_latents, encode_tokens
 
 EXACT = {"rtol": 0, "atol": 1e-11}  # of float64 networks: the same sums in another order
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from cosmos_triton.guardrail.judgement import PROMPT_PANEL, VIDEO_PANEL, Judgement, Panel
-from cosmos_triton.guardrail.verdict import GUARDRAIL_ERROR, Verdict, judged
+from cosmos_triton.guardrail.judgement import PROMPT_CHECKS, VIDEO_CHECKS, Judgement, RequiredChecks
+from cosmos_triton.guardrail.verdict import GUARDRAIL_ERROR, Verdict, run_check
 
-PASSED = tuple(map(Verdict.passed, PROMPT_PANEL.guardrails))
+PASSED = tuple(map(Verdict.passed, PROMPT_CHECKS.names))
 FACTS = {"policy_sha256": "0" * 64}
 
 
@@ -42,7 +42,7 @@ ODD = {
 def test_whatever_is_no_verdict_blocks_and_the_log_says_why(
     judge: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    verdict = judged("aegis", judge)
+    verdict = run_check("aegis", judge)
     assert verdict == Verdict.failed("aegis")
     assert verdict.is_error
     assert not verdict.safe
@@ -53,12 +53,12 @@ def test_whatever_is_no_verdict_blocks_and_the_log_says_why(
 
 def test_a_verdict_is_handed_on_as_it_is() -> None:
     for verdict in (Verdict.passed("aegis"), Verdict.blocked("aegis", "O3", reason="no")):
-        assert judged("aegis", lambda verdict=verdict: verdict) is verdict
+        assert run_check("aegis", lambda verdict=verdict: verdict) is verdict
         assert not verdict.is_error
 
 
 def test_an_error_that_quotes_the_prompt_is_cut_short_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    judged("aegis", raising(ValueError("the prompt was " + "heron " * 500)))
+    run_check("aegis", raising(ValueError("the prompt was " + "heron " * 500)))
     assert 10 < caplog.text.count("heron") < 50
     assert "test_verdict.py" in caplog.text
 
@@ -69,11 +69,11 @@ def test_an_error_that_quotes_the_prompt_is_cut_short_in_the_log(caplog: pytest.
 def test_a_check_that_hangs_ends_its_process(hang: str) -> None:
     source = f"""
         import re, time
-        from cosmos_triton.guardrail.verdict import Verdict, judged
-        print(judged("blocklist", lambda: Verdict.passed("blocklist"), seconds=0.1), flush=True)
+        from cosmos_triton.guardrail.verdict import Verdict, run_check
+        print(run_check("blocklist", lambda: Verdict.passed("blocklist"), seconds=0.1), flush=True)
         time.sleep(0.3)
         print("still here", flush=True)
-        judged("blocklist", lambda: {hang}, seconds=0.3)
+        run_check("blocklist", lambda: {hang}, seconds=0.3)
         print("passed", flush=True)
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=30)
@@ -84,19 +84,19 @@ def test_a_check_that_hangs_ends_its_process(hang: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("judgement", "panel"),
+    ("judgement", "required"),
     [
-        (Judgement(PASSED, FACTS), PROMPT_PANEL),
-        (Judgement((PASSED[0], Verdict.blocked("aegis", "O1", "O3", reason="no")), FACTS), PROMPT_PANEL),
-        (Judgement((Verdict.failed("blocklist"),), FACTS), PROMPT_PANEL),
+        (Judgement(PASSED, FACTS), PROMPT_CHECKS),
+        (Judgement((PASSED[0], Verdict.blocked("aegis", "O1", "O3", reason="no")), FACTS), PROMPT_CHECKS),
+        (Judgement((Verdict.failed("blocklist"),), FACTS), PROMPT_CHECKS),
         (
-            Judgement(tuple(map(Verdict.passed, VIDEO_PANEL.guardrails)), {"faces_blurred": 3, "frames_blurred": 2}),
-            VIDEO_PANEL,
+            Judgement(tuple(map(Verdict.passed, VIDEO_CHECKS.names)), {"faces_blurred": 3, "frames_blurred": 2}),
+            VIDEO_CHECKS,
         ),
     ],
 )
-def test_a_judgement_arrives_as_it_was_sent(judgement: Judgement, panel: Panel) -> None:
-    assert Judgement.read(judgement.to_json().encode(), panel) == judgement
+def test_a_judgement_arrives_as_it_was_sent(judgement: Judgement, required: RequiredChecks) -> None:
+    assert Judgement.read(judgement.to_json().encode(), required) == judgement
 
 
 def answer(**changes: Any) -> str:
@@ -147,9 +147,9 @@ NO_JUDGEMENTS = {
 
 @pytest.mark.parametrize("text", NO_JUDGEMENTS.values(), ids=NO_JUDGEMENTS)
 def test_whatever_leaves_a_doubt_is_no_judgement(text: str) -> None:
-    Judgement.read(answer(), PROMPT_PANEL)
+    Judgement.read(answer(), PROMPT_CHECKS)
     with pytest.raises((ValueError, RecursionError)):
-        Judgement.read(text, PROMPT_PANEL)
+        Judgement.read(text, PROMPT_CHECKS)
 
 
 def test_the_category_of_an_error_is_the_word_for_it() -> None:

@@ -1,4 +1,4 @@
-"""The stage media_decoder: a file's bytes -> its last frames. What it accepts, and how, is runtime/media/decode.py."""
+"""The stage media_decoder: the bytes of a file -> its last frames. See runtime/media/decode.py."""
 
 import resource
 
@@ -8,8 +8,8 @@ from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.tensors import array, json_tensor, scalar
 from cosmos_triton.runtime.media.decode import decode
 
-# Of memory that is this process's own, not shared with the server. The costliest file within the limits takes about
-# half of it. One that a codec would unpack without end fails here, instead of taking the machine's memory away.
+# Limit of this process's private memory. The costliest file within the limits takes about half of it. A decompression
+# bomb that gets past the header checks fails here instead of exhausting the host's memory.
 MEMORY_BYTES = 2 << 30
 
 
@@ -19,10 +19,10 @@ class TritonPythonModel:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, hard))
 
     def execute(self, requests):
-        return answer_each("media_decoder", requests, read)
+        return answer_each("media_decoder", requests, decode_media)
 
 
-def read(request):
+def decode_media(request):
     decoded = decode(array(request, "visual_input")[0], scalar(request, "num_input_frames"))
     used, height, width, _ = decoded.frames.shape
     info = {

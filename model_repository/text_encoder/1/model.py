@@ -1,6 +1,4 @@
-"""The stage text_encoder: prompts -> T5 embeddings, as many at once as are waiting."""
-
-from contextlib import suppress
+"""The stage text_encoder: prompts -> T5 embeddings. All requests of a batch go through the network together."""
 
 import numpy as np
 import triton_python_backend_utils as pb
@@ -18,22 +16,29 @@ class TritonPythonModel:
         self.encoder = settings.loader(self.placement).text_encoder()
 
     def execute(self, requests):
+        prompts = [valid_prompts(request) for request in requests]
         try:
-            contexts = iter(self.encode(requests))
+            contexts = self.encode([prompt for own in prompts for prompt in own])  # [B, 512, C]
         except Exception as error:
             return [failure("text_encoder", request.request_id(), error) for request in requests]
+        ends = np.cumsum([len(own) for own in prompts])
+        return answer_each("text_encoder", requests, answer, np.split(contexts, ends[:-1]))
 
-        def answer(request):
-            own = [next(contexts) for _ in texts(request, "prompt")]
-            return [pb.Tensor("context", np.stack(own))]
-
-        return answer_each("text_encoder", requests, answer)
-
-    def encode(self, requests):
-        """Embeddings [512, X] of all prompts, one after the other."""
-        prompts = []
-        for request in requests:
-            with suppress(InvalidValue):  # of which its own answer will tell
-                prompts += texts(request, "prompt")
+    def encode(self, prompts):
+        if not prompts:
+            return np.empty(0)
         with self.placement.on_device():
-            return self.encoder.encode(prompts).float().cpu().numpy() if prompts else []
+            return self.encoder.encode(prompts).float().cpu().numpy()
+
+
+def valid_prompts(request):
+    """The prompts of a request; none if one is not UTF-8, for which `answer` raises."""
+    try:
+        return texts(request, "prompt")
+    except InvalidValue:
+        return []
+
+
+def answer(request, contexts):
+    texts(request, "prompt")
+    return [pb.Tensor("context", contexts)]

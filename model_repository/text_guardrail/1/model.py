@@ -1,4 +1,4 @@
-"""The stage text_guardrail: a prompt -> whether a video may be made of it."""
+"""The stage text_guardrail: a prompt -> the judgement of blocklist and Aegis."""
 
 from cosmos_triton.guardrail.prompt_guardrail import PromptGuardrail
 from cosmos_triton.pipeline.responses import answer_each

@@ -1,4 +1,4 @@
-"""The stage video_guardrail: a video -> the video that may be handed out, and what was found in it."""
+"""The stage video_guardrail: a video -> the same with faces blurred, or black if unsafe, and the judgement."""
 
 import torch
 import triton_python_backend_utils as pb

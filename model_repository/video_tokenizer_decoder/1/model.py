@@ -1,4 +1,4 @@
-"""The stage video_tokenizer_decoder: tokens -> video, without the diffusion decoder."""
+"""The stage video_tokenizer_decoder: tokens -> video by the discrete tokenizer, instead of the diffusion decoder."""
 
 import torch
 import triton_python_backend_utils as pb
@@ -22,7 +22,7 @@ class TritonPythonModel:
             return answer_each("video_tokenizer_decoder", requests, self.decode)
 
     def decode(self, request):
-        self.jobs.of(request)  # nothing comes out of here but to a pipeline, which has it judged
+        self.jobs.of(request)  # raises unless the pipeline calls, which runs the guardrail on the video
         tokens = torch.from_numpy(array(request, "tokens")).to(self.device)  # [5, h, w]
         video = to_unit_range(decode_tokens(self.decoder, tokens[None]).float())[0]
         return [pb.Tensor("video", to_uint8(video).cpu().numpy())]

@@ -1,4 +1,4 @@
-"""The stage video_tokenizer_encoder: a clip's input frames -> their tokens."""
+"""The stage video_tokenizer_encoder: input frames of any size -> their discrete tokens."""
 
 import torch
 import triton_python_backend_utils as pb

@@ -1,7 +1,7 @@
-"""The whole pipeline; see cosmos_triton/model_repository/orchestrator.py."""
+"""The whole pipeline; see pipeline/pipeline_model.py."""
 
-from cosmos_triton.pipeline.orchestrator import Orchestrator
+from cosmos_triton.pipeline.pipeline_model import PipelineModel
 
 
-class TritonPythonModel(Orchestrator):
+class TritonPythonModel(PipelineModel):
     pass

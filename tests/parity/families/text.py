@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from cosmos_triton.networks.text_encoder import TextEncoderConfig, build_text_encoder
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS, embed
-from parity.case import Case, assert_close, assert_equal
+from parity.case import Case
 
 
 def check_text_encoder(case: Case) -> None:
-    io, reference = case.io, case.config["t5_config"]
+    reference = case.config["t5_config"]
     assert case.config["max_length"] == MAX_TOKENS
     network = build_text_encoder(
         TextEncoderConfig(
@@ -24,13 +24,13 @@ def check_text_encoder(case: Case) -> None:
     )
     missing, unexpected = network.load_state_dict(case.weights(), strict=False)
     assert (missing, unexpected) == (["encoder.embed_tokens.weight"], [])  # tied to shared.weight
-    mask = io["attention_mask"]
-    embedding = embed(network, io["input_ids"], mask)
-    assert_close("embedding", embedding, io["embedding"], relative=1e-5)
+    mask = case["attention_mask"]
+    embedding = embed(network, case["input_ids"], mask)
+    case.expect_close("embedding", embedding, relative=1e-5)
     assert not embedding[mask == 0].any(), "rows past a prompt's end must be zero"
-    assert_equal("returned_mask", mask, io["returned_mask"])
-    hidden = network(io["input_ids"], mask)[:, :32]
-    assert_close("last_hidden_state", hidden, io["last_hidden_state_before_zeroing_first32"], relative=1e-5)
+    case.expect_equal("returned_mask", mask)
+    hidden = network(case["input_ids"], mask)[:, :32]
+    case.expect_close("last_hidden_state_before_zeroing_first32", hidden, relative=1e-5)
 
 
 FAMILIES: dict[str, Callable[[Case], None]] = {"text_encoder": check_text_encoder}

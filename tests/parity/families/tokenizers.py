@@ -21,10 +21,9 @@ from cosmos_triton.runtime.video_tokenizer import (
     LatentStatistics,
     decode_latents,
     decode_tokens,
-    encode_latents,
-    encode_tokens,
 )
-from parity.case import Case, assert_close, assert_equal
+from parity.case import Case
+from support.video_encoding import encode_latents, encode_tokens
 
 LATENTS = 1e-5
 PIXELS = 1e-5
@@ -64,22 +63,8 @@ def unambiguous(fsq: FSQ, latents: Tensor) -> Tensor:
     return ((bounded - bounded.floor() - 0.5).abs() > 1e-3).all(dim=1)
 
 
-def assert_equal_where(mask: Tensor, name: str, actual: Tensor, expected: Tensor) -> None:
-    """On [B, t, h, w] where mask is set, or on all channels there."""
-    assert mask.float().mean() > 0.5, f"{name}: too few values to compare"
-    if actual.dim() > mask.dim():
-        mask = mask[:, None].expand_as(expected)
-    assert_equal(name, actual.masked_select(mask), expected.masked_select(mask))
-
-
-def suffixes(io: dict[str, Tensor], prefix: str) -> list[str]:
-    names = sorted(name.removeprefix(prefix) for name in io if name.startswith(prefix))
-    assert names, f"no tensor {prefix}*"
-    return names
-
-
 def check_discrete(case: Case) -> None:
-    io, reference = case.io, case.config
+    reference = case.config
     config = config_from_reference(reference["tokenizer"], chunk_frames=reference["wrapper"]["pixel_chunk_duration"])
     assert config.chunk_latents == reference["wrapper"]["latent_chunk_duration"]
     encoder, decoder = DiscreteEncoder(config), DiscreteDecoder(config)
@@ -87,80 +72,79 @@ def check_discrete(case: Case) -> None:
     load_half(decoder, case.weights())
     fsq = encoder.fsq
 
-    for clip in suffixes(io, "video_"):
-        video = io[f"video_{clip}"].float()
+    for clip in case.suffixes("video_"):
+        video = case[f"video_{clip}"].float()
         latents = encoder.latents(video)
-        assert_close(f"pre_quant_{clip}", latents, io[f"pre_quant_{clip}"], relative=LATENTS)
-        clear = io[f"unambiguous_{clip}"].bool()
+        case.expect_close(f"pre_quant_{clip}", latents, relative=LATENTS)
+        clear = case[f"unambiguous_{clip}"].bool()
         codes = fsq.quantise(latents)
-        assert_equal_where(clear, f"codes_{clip}", codes, io[f"codes_{clip}"])
-        assert_equal_where(clear, f"indices_{clip}", encoder(video), io[f"indices_{clip}"])
-        tokens = fsq.indices(codes.bfloat16())
-        expected = io[f"tokens_from_bf16_codes_{clip}"]
-        assert_equal_where(clear, f"tokens_from_bf16_codes_{clip}", tokens, expected)
+        case.expect_equal(f"codes_{clip}", codes, where=clear)
+        case.expect_equal(f"indices_{clip}", encoder(video), where=clear)
+        case.expect_equal(f"tokens_from_bf16_codes_{clip}", fsq.indices(codes.bfloat16()), where=clear)
 
-    for clip in suffixes(io, "decode_indices_"):
-        indices = io[f"decode_indices_{clip}"]
-        assert_equal(f"decode_codes_{clip}", fsq.codes(indices), io[f"decode_codes_{clip}"])
-        assert_close(f"decoded_{clip}", decoder(indices), io[f"decoded_{clip}"], relative=PIXELS)
+    for clip in case.suffixes("decode_indices_"):
+        indices = case[f"decode_indices_{clip}"]
+        case.expect_equal(f"decode_codes_{clip}", fsq.codes(indices))
+        case.expect_close(f"decoded_{clip}", decoder(indices), relative=PIXELS)
 
-    for clip in suffixes(io, "wrapper_video_"):
-        video = io[f"wrapper_video_{clip}"].float()
+    for clip in case.suffixes("wrapper_video_"):
+        video = case[f"wrapper_video_{clip}"].float()
         tokens = encode_tokens(encoder, video)
         chunks = video.split(config.chunk_frames, dim=2)
         clear = torch.cat([unambiguous(fsq, encoder.latents(chunk)) for chunk in chunks], dim=1)
-        assert_equal_where(clear, f"wrapper_indices_{clip}", tokens, io[f"wrapper_indices_{clip}"])
-        assert_equal_where(clear, f"wrapper_codes_{clip}", fsq.codes(tokens), io[f"wrapper_codes_{clip}"])
+        case.expect_equal(f"wrapper_indices_{clip}", tokens, where=clear)
+        case.expect_equal(f"wrapper_codes_{clip}", fsq.codes(tokens), where=clear)
 
-    for clip in suffixes(io, "wrapper_decode_indices_"):
-        video = decode_tokens(decoder, io[f"wrapper_decode_indices_{clip}"])
-        assert_close(f"wrapper_decoded_{clip}", video, io[f"wrapper_decoded_{clip}"], relative=PIXELS)
+    for clip in case.suffixes("wrapper_decode_indices_"):
+        video = decode_tokens(decoder, case[f"wrapper_decode_indices_{clip}"])
+        case.expect_close(f"wrapper_decoded_{clip}", video, relative=PIXELS)
 
 
 def check_continuous(case: Case) -> None:
-    io, reference = case.io, case.config
+    reference = case.config
     config = config_from_reference(reference["tokenizer"], chunk_frames=reference["wrapper"]["pixel_chunk_duration"])
     assert config.chunk_latents == reference["wrapper"]["latent_chunk_duration"]
     encoder, decoder = ContinuousEncoder(config), ContinuousDecoder(config)
     load_half(encoder, case.weights())
     load_half(decoder, case.weights())
-    statistics = LatentStatistics.from_vectors(io["mean_std_mean"], io["mean_std_std"], config)
-    assert_equal("used_latent_mean", statistics.mean, io["used_latent_mean"])
-    assert_equal("used_latent_std", statistics.std, io["used_latent_std"])
+    statistics = LatentStatistics.from_vectors(case["mean_std_mean"], case["mean_std_std"], config)
+    case.expect_equal("used_latent_mean", statistics.mean)
+    case.expect_equal("used_latent_std", statistics.std)
 
-    for clip in suffixes(io, "video_"):
-        latents = encoder(io[f"video_{clip}"].float())
-        assert_close(f"encoded_{clip}", latents, io[f"encoded_{clip}"], relative=LATENTS)
-    for clip in suffixes(io, "latent_"):
-        video = decoder(io[f"latent_{clip}"].float())
-        assert_close(f"decoded_{clip}", video, io[f"decoded_{clip}"], relative=PIXELS)
-    for clip in suffixes(io, "wrapper_video_"):
-        latents = encode_latents(encoder, io[f"wrapper_video_{clip}"].float(), statistics)
-        assert_close(f"wrapper_encoded_{clip}", latents, io[f"wrapper_encoded_{clip}"], relative=LATENTS)
+    for clip in case.suffixes("video_"):
+        latents = encoder(case[f"video_{clip}"].float())
+        case.expect_close(f"encoded_{clip}", latents, relative=LATENTS)
+    for clip in case.suffixes("latent_"):
+        video = decoder(case[f"latent_{clip}"].float())
+        case.expect_close(f"decoded_{clip}", video, relative=PIXELS)
+    for clip in case.suffixes("wrapper_video_"):
+        latents = encode_latents(encoder, case[f"wrapper_video_{clip}"].float(), statistics)
+        case.expect_close(f"wrapper_encoded_{clip}", latents, relative=LATENTS)
     for scale, prefix in ((1.0, "wrapper"), (reference["sigma_data"], "model")):
-        for clip in suffixes(io, f"{prefix}_latent_"):
-            latents = io[f"{prefix}_latent_{clip}"].float()
+        for clip in case.suffixes(f"{prefix}_latent_"):
+            latents = case[f"{prefix}_latent_{clip}"].float()
             video = decode_latents(decoder, latents, statistics, sigma_data=scale)
-            assert_close(f"{prefix}_decoded_{clip}", video, io[f"{prefix}_decoded_{clip}"], relative=PIXELS)
+            case.expect_close(f"{prefix}_decoded_{clip}", video, relative=PIXELS)
 
 
 def check_quantiser(case: Case) -> None:
-    io, reference = case.io, case.config
+    reference = case.config
     fsq = FSQ(tuple(reference["levels"]))
     assert fsq.codebook_size == reference["codebook_size"]
-    for prefix in ("", "grid_"):
-        latents, clear = io[f"{prefix}latents"], io[f"{prefix}unambiguous"].bool()
+    for prefix in (prefix for prefix in ("", "grid_") if f"{prefix}latents" in case):
+        latents, clear = case[f"{prefix}latents"], case[f"{prefix}unambiguous"].bool()
         codes = fsq.quantise(latents)
-        assert_close(f"{prefix}bounded", fsq.bound(latents), io[f"{prefix}bounded"], relative=1e-6)
-        assert_equal_where(clear, f"{prefix}codes", codes, io[f"{prefix}codes"])
-        assert_equal_where(clear, f"{prefix}indices", fsq.indices(codes), io[f"{prefix}indices"])
-    codes = fsq.codes(io["lookup_indices"])
-    assert_equal("lookup_codes", codes, io["lookup_codes"])
-    assert_equal("lookup_roundtrip", fsq.indices(codes), io["lookup_roundtrip"])
+        case.expect_close(f"{prefix}bounded", fsq.bound(latents), relative=1e-6)
+        case.expect_equal(f"{prefix}codes", codes, where=clear)
+        case.expect_equal(f"{prefix}indices", fsq.indices(codes), where=clear)
+    if "lookup_indices" in case:
+        codes = fsq.codes(case["lookup_indices"])
+        case.expect_equal("lookup_codes", codes)
+        case.expect_equal("lookup_roundtrip", fsq.indices(codes))
 
 
 def check_haar(case: Case) -> None:
-    io, patch_size = case.io, case.config["patch_size"]
+    patch_size = case.config["patch_size"]
     levels = patch_size.bit_length() - 1
 
     def patch(video: Tensor) -> Tensor:
@@ -170,13 +154,13 @@ def check_haar(case: Case) -> None:
     def unpatch(bands: Tensor) -> Tensor:
         return haar_unpatch(bands, levels)[:, :, patch_size - 1 :]
 
-    for clip in suffixes(io, "video_"):
-        bands = patch(io[f"video_{clip}"])
-        assert_close(f"patched_{clip}", bands, io[f"patched_{clip}"], relative=1e-6)
-        assert_close(f"roundtrip_{clip}", unpatch(bands), io[f"roundtrip_{clip}"], relative=2e-6)
-    for clip in suffixes(io, "random_patched_"):
-        video = unpatch(io[f"random_patched_{clip}"])
-        assert_close(f"random_unpatched_{clip}", video, io[f"random_unpatched_{clip}"], relative=1e-6)
+    for clip in case.suffixes("video_"):
+        bands = patch(case[f"video_{clip}"])
+        case.expect_close(f"patched_{clip}", bands, relative=1e-6)
+        case.expect_close(f"roundtrip_{clip}", unpatch(bands), relative=2e-6)
+    for clip in case.suffixes("random_patched_"):
+        video = unpatch(case[f"random_patched_{clip}"])
+        case.expect_close(f"random_unpatched_{clip}", video, relative=1e-6)
 
 
 FAMILIES: dict[str, Callable[[Case], None]] = {

@@ -1,7 +1,7 @@
-"""The pipeline as it is delivered, but for the time that it gives its guardrails."""
+"""The pipeline as delivered, with a shorter time limit for its guardrail stages."""
 
-from cosmos_triton.pipeline.orchestrator import Orchestrator
+from cosmos_triton.pipeline.pipeline_model import PipelineModel
 
 
-class TritonPythonModel(Orchestrator):
+class TritonPythonModel(PipelineModel):
     guardrail_seconds = 8.0

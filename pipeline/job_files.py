@@ -1,4 +1,4 @@
-"""Jobs: how a pipeline and its stages tell each other of progress, cancellation and death."""
+"""Job files: how the pipeline and its stages, each a process, exchange progress and cancellation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRESS_BYTES = 120
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far `stage` is with a job, in the words of the process that works on it."""
+    """`stage` has done `done` of `total` steps of a job, in the process `pid`."""
 
     stage: str
     done: int
@@ -29,12 +29,16 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
-    """The jobs that somebody waits for, as one file each; in it, the progress of the stage that is at work.
+class JobFiles:
+    """One file for each job in flight. It holds the latest progress of the stage at work.
 
-    The server passes no cancellation from a pipeline on to its stages, and from the stages neither progress nor,
-    between two answers, the news of a death: both sides look here. And since a job's id is a secret until the job has
-    ended, nobody but a pipeline can have a stage work, past the guardrails.
+    Triton passes no cancellation from a BLS model on to the models that it calls. In the other direction it passes no
+    progress, and it does not say that a stage's process died until the stage is called again. So the pipeline creates a
+    file for each job and deletes it when the job ends or is cancelled; stages write progress into it, and stop when it
+    is gone.
+
+    A job's id is random and reaches nobody else until the job has ended. Stages only work for known ids, so that no
+    client can call one directly and bypass the guardrails.
     """
 
     folder: Path
@@ -49,10 +53,10 @@ class Jobs:
         return (self.folder / job).is_file()
 
     def of(self, request: Any) -> str:
-        """The job that a stage's request belongs to.
+        """The id of the job that a stage's request belongs to.
 
         Raises:
-            Cancelled: it was cancelled, or there never was one.
+            Cancelled: the job was cancelled or has ended, or the request names no known job.
         """
         job = str(json.loads(request.parameters() or "{}").get("job", ""))
         if not re.fullmatch("[0-9a-f]{32}", job) or not self.is_wanted(job):
@@ -60,19 +64,23 @@ class Jobs:
         return job
 
     def report(self, job: str, stage: str, done: int, total: int) -> None:
-        """Raises Cancelled if nobody waits for the job any more."""
+        """Write the progress of `stage`, called by the process that runs it.
+
+        Raises:
+            Cancelled: the job was cancelled or has ended.
+        """
         content = json.dumps(asdict(Progress(stage, done, total, os.getpid())))
         try:
             file = os.open(self.folder / job, os.O_WRONLY)
         except FileNotFoundError:
             raise Cancelled from None
         try:
-            os.pwrite(file, content.ljust(PROGRESS_BYTES).encode(), 0)  # at one go: a reader never sees half of it
+            os.pwrite(file, content.ljust(PROGRESS_BYTES).encode(), 0)  # one write: a reader never sees half of it
         finally:
             os.close(file)
 
     def progress(self, job: str) -> Progress | None:
-        """What was reported last."""
+        """The latest progress, or None before the first."""
         try:
             content = (self.folder / job).read_bytes()
         except FileNotFoundError:
