@@ -37,6 +37,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cosmos_triton.cli.plan_command import add_gpu_memory
+from cosmos_triton.networks.int8 import quantise
 from cosmos_triton.planning.footprint_count import LiveBytes, Subject, subjects
 from cosmos_triton.planning.gpu_memory import read_gpu_memory
 from cosmos_triton.planning.memory_plan import SERVER_CONTEXT, MemoryPlan, plan_memory
@@ -44,7 +45,6 @@ from cosmos_triton.planning.stage_options import LIBRARY_WORKSPACE, StagePlan, c
 from cosmos_triton.planning.units import GB, MIB
 from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
-from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
 from cosmos_triton.runtime.stage_loader import place_ar_decoder
 from cosmos_triton.runtime.stages import STAGES

@@ -19,11 +19,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from cosmos_triton.networks.int8 import quantise
 from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.planning.footprint_count import Subject, subjects
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.diffusion.windows import WINDOW
-from cosmos_triton.runtime.int8 import quantise
 from cosmos_triton.runtime.prompt_encoder import embed
 
 TOKENS = 64  # input of the AR model and T5

@@ -38,6 +38,7 @@ from cosmos_triton.networks import (
 from cosmos_triton.networks.ar_config import ARConfig
 from cosmos_triton.networks.ar_transformer import NATIVE_KERNELS, ARTransformer
 from cosmos_triton.networks.diffusion_transformer import PATCH, DiffusionTransformer
+from cosmos_triton.networks.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quantise
 from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.networks.retinaface import RetinaFace
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
@@ -47,7 +48,6 @@ from cosmos_triton.runtime.ar.decoder import PREFILL_CHUNK, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.diffusion.sampler import SIGMA_DATA, guided_denoise
 from cosmos_triton.runtime.diffusion.windows import WINDOW
-from cosmos_triton.runtime.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quantise
 from cosmos_triton.runtime.media.frames import to_model_input, to_uint8, to_unit_range
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics, decode_latents, decode_tokens, encode_input_frames

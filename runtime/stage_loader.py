@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cosmos_triton.networks import ar_config, diffusion_transformer, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projections
 from cosmos_triton.networks.diffusion_transformer import DiffusionConfig, DiffusionTransformer
+from cosmos_triton.networks.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quantise
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.ar.decoder import Decoder
@@ -21,7 +22,6 @@ from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder
-from cosmos_triton.runtime.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quantise
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
 from cosmos_triton.runtime.residency import Placement
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics

@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from cosmos_triton.networks.ar_transformer import ARTransformer, Attention, Layer, RMSNorm, merge_heads
+from cosmos_triton.networks.int8 import Int8Linear
 from cosmos_triton.networks.kv_cache import AttentionMetadata, CacheAttention, LayerCache
-from cosmos_triton.runtime.int8 import Int8Linear
 
 MAX_M = 128  # from about 200 rows on a GEMM is compute-bound, and cuBLAS is faster
 GEMV_BLOCK_N, GEMV_BLOCK_K = 1, 2048  # the fastest of eight tiles on an H200

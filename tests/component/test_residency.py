@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, Sigl
 
 from cosmos_triton.networks import diffusion_transformer, text_encoder, tokenizer
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
+from cosmos_triton.networks.int8 import AR_QUANTISED, quantise
 from cosmos_triton.networks.tokenizer import DiscreteDecoder
-from cosmos_triton.runtime.int8 import AR_QUANTISED, quantise
 from cosmos_triton.runtime.residency import OffloadedWeights, Placement, Residency
 from cosmos_triton.runtime.stage_loader import place_ar_decoder
 from support.tiny_models import AR_CONFIGS, random_request, random_transformer

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cosmos_triton.networks.ar_config import PRESETS
 from cosmos_triton.networks.ar_transformer import ARTransformer, Layer, fuse_projections
+from cosmos_triton.networks.int8 import AR_QUANTISED, quantise
 from cosmos_triton.networks.kv_cache import AttentionMetadata, KVCache, cache_attention
 from cosmos_triton.runtime.ar.attention_kernel import split_kv_attention
 from cosmos_triton.runtime.ar.cuda_decoder import CUDA_KERNELS, CudaDecoder
@@ -20,7 +21,6 @@ from cosmos_triton.runtime.ar.engine import AREngine
 from cosmos_triton.runtime.ar.layer_kernels import layer_forward
 from cosmos_triton.runtime.ar.sampling import draw, noise_key, token_keys
 from cosmos_triton.runtime.ar.sampling_kernel import draw_cuda
-from cosmos_triton.runtime.int8 import AR_QUANTISED, quantise
 from cosmos_triton.runtime.residency import Placement, Residency
 from cosmos_triton.runtime.stage_loader import place_ar_decoder
 from support.decoding import fill

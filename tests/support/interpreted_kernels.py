@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from cosmos_triton.networks.ar_transformer import fuse_projections
+from cosmos_triton.networks.int8 import AR_QUANTISED, quantise
 from cosmos_triton.networks.kv_cache import KVCache
 from cosmos_triton.runtime.ar.cuda_decoder import CUDA_KERNELS
 from cosmos_triton.runtime.ar.sampling import draw, noise_key, token_keys
 from cosmos_triton.runtime.ar.sampling_kernel import draw_cuda
-from cosmos_triton.runtime.int8 import AR_QUANTISED, quantise
 from support.tiny_models import AR_CONFIGS, random_tokens, random_transformer
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from cosmos_triton.networks import diffusion_transformer
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
-from cosmos_triton.runtime.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, Int8Linear, quantise
+from cosmos_triton.networks.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, Int8Linear, quantise
 from support.tiny_models import AR_CONFIGS, random_transformer
 
 
