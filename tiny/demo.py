@@ -16,6 +16,7 @@ from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.serving.ports import free_ports
 from cosmos_triton.tiny.checkpoint_tree import write_tiny_tree
+from cosmos_triton.tiny.contact_sheet import contact_sheet
 from cosmos_triton.tiny.sample_media import write_samples
 
 DEPLOYMENT = "tiny-video2world"
@@ -36,12 +37,23 @@ def main() -> int:
     arguments = ["--deployment", DEPLOYMENT, "--checkpoint-dir", str(CHECKPOINTS)]
     with served(arguments, OUTPUTS / "server.log") as url:
         for source in (clip, still):
-            report = OUTPUTS / f"{source.stem}_{source.suffix[1:]}.json"
-            command = [COMMAND, "generate", str(source), "--prompt", PROMPT, "--url", url]
-            subprocess.run([*command, "--output", str(report.with_suffix(".mp4")), "--report", str(report)], check=True)
-            print(json.dumps(json.loads(report.read_text()), indent=2))
-    print(f"The weights are random, so the videos in {OUTPUTS}/ are noise of the right shape. For worlds: README.md.")
+            generate(source, url)
+    print(f"videos and contact sheets are in {OUTPUTS}/; the weights are random, so what was generated is noise")
     return 0
+
+
+def generate(source: Path, url: str) -> None:
+    """Writes a video, its report, and a contact sheet of it."""
+    video = OUTPUTS / f"{source.stem}_{source.suffix[1:]}.mp4"
+    report_file = video.with_suffix(".json")
+    command = [COMMAND, "generate", str(source), "--prompt", PROMPT, "--url", url]
+    subprocess.run([*command, "--output", str(video), "--report", str(report_file)], check=True)
+    report = json.loads(report_file.read_text())
+    print(json.dumps(report, indent=2))
+    sheet = contact_sheet(
+        source.read_bytes(), video.read_bytes(), input_frames=report["parameters"]["num_input_frames"]
+    )
+    video.with_suffix(".jpg").write_bytes(sheet)
 
 
 def are_usable(checkpoints: Path) -> bool:
