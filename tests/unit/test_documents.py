@@ -25,6 +25,7 @@ from support.paths import ROOT
 
 ELSEWHERE = ("apt-get", "docker", "git")  # programs that need another machine
 LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
+PATH = re.compile(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|json|txt))[`:]")
 RELEASED = [name for name, deployment in DEPLOYMENTS.items() if not deployment.is_tiny]
 
 
@@ -80,6 +81,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         if heading:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert heading in {text.lower().replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(document: Path) -> None:
+    for name in PATH.findall(document.read_text()):
+        assert (ROOT / name).exists(), name
 
 
 def test_readme_is_short_and_names_every_document() -> None:
