@@ -1,6 +1,7 @@
 """Generates clips with the real server at full size within a GPU memory budget, and measures the memory in use.
 
     python benchmarks/whole_pipeline.py --deployment 4b --gpu-memory 16
+    python benchmarks/whole_pipeline.py --deployment 4b --at-once 4 --json clips.json
     python benchmarks/whole_pipeline.py                                    # the tiny deployment, on this CPU
 
 First, random weights of the released shapes and precisions are written (23 GB for 4b): they take the memory and the
@@ -102,10 +103,12 @@ class GpuWatch(threading.Thread):
 
 
 def generate(url: str, clip: Path, seed: int) -> dict[str, Any]:
-    """Generate a clip; returns the report and the hash of the video in it."""
+    """Generate a clip; returns the report, with the hash of the video and the seconds that the client waited."""
+    began = time.monotonic()
     with WorldClient(url) as client:
         world = client.generate(clip, seed=seed)
-    return world.report | {"video_sha256": hashlib.sha256(world.video).hexdigest()}
+    waited = round(time.monotonic() - began, 2)
+    return world.report | {"video_sha256": hashlib.sha256(world.video).hexdigest(), "waited": waited}
 
 
 def main() -> None:
@@ -113,7 +116,9 @@ def main() -> None:
     parser.add_argument("--deployment", choices=WITHOUT_TEXT, default="tiny", help="a base deployment")
     parser.add_argument("--gpu-memory", metavar="GB", help="as for `cosmos-triton serve`")
     parser.add_argument("--weights-8bit", action="store_true", help="as for `cosmos-triton serve`")
+    parser.add_argument("--precision", metavar="STAGE=PRECISION", help="as for `cosmos-triton serve`")
     parser.add_argument("--at-once", type=int, default=3, metavar="N", help="clips at once in the end (default: 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every request's report to a file")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="parent of the temporary folder (default: /tmp)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
@@ -126,11 +131,12 @@ def main() -> None:
         arguments = ["--deployment", args.deployment, "--checkpoint-dir", str(folder / "checkpoints")]
         arguments += ["--gpu-memory", args.gpu_memory] if args.gpu_memory else []
         arguments += ["--weights-8bit"] if args.weights_8bit else []
+        arguments += ["--precision", args.precision] if args.precision else []
         with served(arguments, folder / "log") as url, ThreadPoolExecutor(args.at_once) as pool:
             found = re.search(r": ([\d.]+) GB at most", (folder / "log").read_text())
             planned = found[1] if found else "no plan"
             print(f"ready: {time.monotonic() - began:.0f} s; {watch.peak / GB:.2f} GB in use at most", flush=True)
-            digests = set()
+            digests, results = set(), {}
             for name, seeds in {"first": [0], "alone": [0], "at once": range(args.at_once)}.items():
                 watch.restart()
                 began = time.monotonic()
@@ -138,7 +144,14 @@ def main() -> None:
                 seconds = time.monotonic() - began
                 tokens, video = (reports[0][f"{name}_sha256"] for name in ("tokens", "video"))
                 digests.add(tokens)
-                print(f"{name}: {len(reports)} in {seconds:.1f} s; {watch.peak_since / GB:.2f} GB in use at most")
+                waits = [report["waited"] for report in reports]
+                print(
+                    f"{name}: {len(reports)} in {seconds:.1f} s, on average after {sum(waits) / len(waits):.1f} s; "
+                    f"{watch.peak_since / GB:.2f} GB in use at most"
+                )
+                results[name] = {"seconds": seconds, "peak_bytes": watch.peak_since, "reports": reports}
+                if args.json:
+                    args.json.write_text(json.dumps(results, indent=1))
                 print(f"  {json.dumps(reports[0]['seconds'])}; tokens {tokens[:8]}, video {video[:8]}", flush=True)
             watch.stopped.set()
         print(f"the whole: {watch.peak / GB:.2f} GB in use at most; planned: {planned}")

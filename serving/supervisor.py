@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Set
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from cosmos_triton.runtime.errors import CosmosError
@@ -91,13 +92,17 @@ class Supervisor:
         say(f"died: {', '.join(sorted(dead))}")
         if dead & self._fatal_models:
             raise _NeedsRestartError("its requests would never end")
-        for model in dead:
-            # Load before the unload has ended: once a model is unloaded, the server reports ready without it.
-            self._server.retire(model)
-            self._server.api.unload(model)
-            self._load(model)
-            say(f"{model}: ready again")
+        # At the same time: between two reloads the server would be ready, with a dead stage still to be reloaded.
+        with ThreadPoolExecutor(len(dead)) as pool:
+            list(pool.map(self._replace, dead))
         self._server.find_stubs()
+
+    def _replace(self, model: str) -> None:
+        # Load before the unload has ended: once a model is unloaded, the server reports ready without it.
+        self._server.retire(model)
+        self._server.api.unload(model)
+        self._load(model)
+        say(f"{model}: ready again")
 
     def _load(self, model: str) -> None:
         reason = ""

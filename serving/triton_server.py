@@ -173,12 +173,13 @@ class TritonServer:
         return f"tritonserver: {self._log.last_error or f'ended with code {self.exit_code}'}"
 
     def find_stubs(self) -> None:
-        """Record the current processes of the stages."""
+        """Record the current processes of the stages. One that has died unnoticed stays in the record."""
         assert self._process
+        known = {pid: model for pid, model in self._stubs.items() if pid not in self._retired}
         children = children_of(self._process.pid)
         self._retired.intersection_update(children)
-        stubs = {pid: self._model_of(arguments_of(pid)) for pid in children if pid not in self._retired}
-        self._stubs = {pid: model for pid, model in stubs.items() if model}
+        found = {pid: self._model_of(arguments_of(pid)) for pid in children if pid not in self._retired}
+        self._stubs = known | {pid: model for pid, model in found.items() if model}
 
     def retire(self, model: str) -> None:
         """Stop observing the processes of `model`: they end when their requests have finished."""

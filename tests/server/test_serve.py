@@ -171,8 +171,11 @@ def test_dead_stages_fail_their_requests_alone_and_come_back(
     wait_for_work(server, "sampler", "elsewhere")
     here = in_background(generate, server, slow=60, note="here")
     wait_for_work(server, "slow", "here")
-    for model in ("slow", "echo"):
-        os.kill(server.stub_pids(model)[0], signal.SIGKILL)
+    dying = [server.stub_pids(model)[0] for model in ("slow", "echo")]
+    server.signal(signal.SIGSTOP)  # so that both have died when it looks
+    for pid in dying:
+        os.kill(pid, signal.SIGKILL)
+    server.signal(signal.SIGCONT)
     server.wait_until(ready=False, seconds=UNREADY)
     assert here.result().status == http.HTTPStatus.INTERNAL_SERVER_ERROR
     assert here.result().seconds < FAILED
