@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 from cosmos_triton.client import GuardrailBlocked, ServerFailed, ServerUnreachable
 from support.pipeline_server import PipelineServer
 from support.server import until
-from support.stage_death import FAILED, UNREADY, assert_recovers, kill_at
+from support.stage_death import FAILED, RECOVERED, UNREADY, assert_recovers, kill_at
 
 BRIEF = [
     "media_decoder",
@@ -27,6 +27,12 @@ BRIEF = [
 ]
 GUARDRAILS = {"text_guardrail": "prompt_blocked", "video_guardrail": "video_blocked"}
 LONG = ["ar_sampler", "diffusion_decoder"]
+
+
+@pytest.fixture(autouse=True)
+def recovered(video2world: PipelineServer) -> None:
+    """A test that failed leaves a server that may still be restarting."""
+    video2world.wait_until(ready=True, seconds=RECOVERED)
 
 
 @pytest.mark.parametrize("stage", [*BRIEF, *GUARDRAILS])

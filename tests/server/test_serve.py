@@ -45,6 +45,8 @@ def generate(server: Server, slow: float = 0, sampler: float = 0, note: str = "n
 def wait_for_work(server: Server, stage: str, note: str = "note") -> None:
     """Until a request is at that stage."""
     until(lambda: stage in noted(server.run_dir.with_name(note)), seconds=20)
+    if stage == "sampler":
+        time.sleep(0.5)  # until its `execute` has returned, of which nothing tells: it answers from a thread
 
 
 def assert_nothing_is_left(server: Server, shared_memory: str, seconds: float = 0) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,9 +107,12 @@ class Server:
         return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL, and its tritonserver and stages die with it."""
+        """SIGKILL to it, its tritonserver and the stages, which are a process group."""
+        group = self.triton_pid
         self._process.kill()
         self._process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
     def close(self) -> None:
         """End it, whatever state it is in."""
