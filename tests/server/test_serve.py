@@ -16,6 +16,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from cosmos_triton.runtime.processes import is_alive
 from support.paths import TOYS
 from support.server import Answer, Server, until
 from support.toys import noted, scenario
@@ -177,6 +178,7 @@ def test_dead_stages_fail_their_requests_alone_and_come_back(
     server.signal(signal.SIGSTOP)  # so that both have died when it looks
     for pid in dying:
         os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(is_alive, dying)), seconds=10)
     server.signal(signal.SIGCONT)
     server.wait_until(ready=False, seconds=UNREADY)
     assert here.result().status == http.HTTPStatus.INTERNAL_SERVER_ERROR
