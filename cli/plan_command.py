@@ -9,8 +9,10 @@ from cosmos_triton.cli.checkpoints_command import Commands
 from cosmos_triton.planning.gpu_memory import AUTO, read_gpu_memory
 from cosmos_triton.planning.memory_plan import plan_memory
 from cosmos_triton.planning.plan_report import as_json, as_text
+from cosmos_triton.planning.precision_choice import parse_precisions
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import InvalidValue
+from cosmos_triton.runtime.stages import PRECISIONS
 
 MODES = """\
 resident   weights stay on the GPU
@@ -41,6 +43,17 @@ def add_gpu_memory(parser: argparse.ArgumentParser, *, without: str) -> None:
         "this changes what is generated",
     )
 
+    parser.add_argument(
+        "--precision",
+        action="append",
+        default=[],
+        metavar="STAGE=PRECISION",
+        help="precision of a stage's first network on a GPU; fp8 is faster and changes the video, fp8-attention more "
+        "so (accepted: "
+        + "; ".join(f"{stage}={'|'.join(precisions)}" for stage, precisions in PRECISIONS.items())
+        + "; default: bf16)",
+    )
+
 
 def add_plan(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
@@ -61,6 +74,7 @@ def _plan(args: argparse.Namespace) -> int:
     gpu_memory = read_gpu_memory(args.gpu_memory)
     if gpu_memory is None:
         raise InvalidValue("--gpu-memory", args.gpu_memory, "GB, since this machine has no GPU")
-    plan = plan_memory(DEPLOYMENTS[args.deployment], gpu_memory, weights_8bit=args.weights_8bit)
+    precisions = parse_precisions(args.precision)
+    plan = plan_memory(DEPLOYMENTS[args.deployment], gpu_memory, weights_8bit=args.weights_8bit, precisions=precisions)
     print(json.dumps(as_json(plan), indent=2) if args.json else as_text(plan))
     return 0 if plan.fits else 1

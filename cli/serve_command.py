@@ -66,6 +66,7 @@ def _window(value: str) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from cosmos_triton.planning.precision_choice import parse_precisions
     from cosmos_triton.serving.backend_choice import parse_backends
     from cosmos_triton.serving.serve import serve
     from cosmos_triton.serving.triton_server import Addresses
@@ -76,6 +77,7 @@ def _serve(args: argparse.Namespace) -> int:
         backends=parse_backends(args.engine),
         gpu_memory=args.gpu_memory,
         weights_8bit=args.weights_8bit,
+        precisions=parse_precisions(args.precision),
         window=args.speculation,
         addresses=Addresses(args.host, args.http_port, args.grpc_port, args.metrics_port),
         run_dir=args.run_dir,

@@ -122,10 +122,10 @@ class AdaLN(nn.Sequential):
         super().__init__(nn.SiLU(), nn.Linear(dim, rank, bias=False), nn.Linear(rank, parts * dim, bias=False))
         self.parts = parts
 
-    def modulations(self, conditioning: Conditioning) -> tuple[Tensor, ...]:
+    def modulations(self, timestep: Tensor, modulation: Tensor) -> tuple[Tensor, ...]:
         """`parts` tensors, each [B, 1, C]."""
-        own = self(conditioning.timestep)  # [B, parts * C]
-        return (own + conditioning.modulation[:, : own.shape[1]])[:, None].chunk(self.parts, dim=-1)
+        own = self(timestep)  # [B, parts * C]
+        return (own + modulation[:, : own.shape[1]])[:, None].chunk(self.parts, dim=-1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class SubBlock(nn.Module):
         self.adaLN_modulation = AdaLN(config.dim, config.modulation_rank, parts=3)
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        shift, scale, gate = self.adaLN_modulation.modulations(conditioning)
+        shift, scale, gate = self.adaLN_modulation.modulations(conditioning.timestep, conditioning.modulation)
         return x + gate * self.block(modulate(x, shift, scale), conditioning)
 
 
@@ -245,7 +245,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = AdaLN(config.dim, config.modulation_rank, parts=2)
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        shift, scale = self.adaLN_modulation.modulations(conditioning)
+        shift, scale = self.adaLN_modulation.modulations(conditioning.timestep, conditioning.modulation)
         return self.linear(modulate(x, shift, scale))
 
 
@@ -282,19 +282,32 @@ class DiffusionTransformer(Network):
 
     def embed(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Latents [B, c, T, H, W] beside the features of their tokens, as patches [B, N, C]."""
+        height, width = x.shape[-2:]
+        return self.embed_features(x, self.token_features(tokens, (height, width)).to(x.dtype))
+
+    def token_features(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens [B, T, h, w] -> features [B, token_dim, T, H, W] fp32, interpolated to `size`."""
         features = rearrange(self.token_embedder(tokens), "b t h w c -> (b t) c h w").float()
-        features = F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        features = rearrange(features, "(b t) c h w -> b c t h w", b=x.shape[0]).to(x.dtype)
+        features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+        return rearrange(features, "(b t) c h w -> b c t h w", b=tokens.shape[0])
+
+    def embed_features(self, x: Tensor, features: Tensor) -> Tensor:
+        """Latents [B, c, T, H, W] beside features [B, token_dim, T, H, W], as patches [B, N, C]."""
         padding_mask = torch.zeros_like(x[:, :1])  # clips fill the frame: nothing is padding
         return self.x_embedder(torch.cat([x, features, padding_mask], dim=1))
 
     def condition(self, c_noise: Tensor, context: Tensor, grid: tuple[int, int, int], *, fps: float) -> Conditioning:
-        embedding = timestep_embedding(c_noise, self.config.dim).to(context.dtype)
         angles = rope_angles(self.config, grid, fps).to(context.device)
+        timestep, modulation = self.embed_timestep(c_noise, context.dtype)
         return Conditioning(
-            timestep=self.affline_norm(embedding),
-            modulation=self.t_embedder(embedding),
+            timestep=timestep,
+            modulation=modulation,
             context=context,
             cos=angles.cos().to(context.dtype),
             sin=angles.sin().to(context.dtype),
         )
+
+    def embed_timestep(self, c_noise: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`timestep` and `modulation` of a Conditioning."""
+        embedding = timestep_embedding(c_noise, self.config.dim).to(dtype)
+        return self.affline_norm(embedding), self.t_embedder(embedding)

@@ -36,7 +36,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out], of x's dtype."""
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return F.linear(x, self.weight.to(x.dtype)).mul_(self.scale)  # the widest output is 1.3 GB
 
 
 def quantise(network: nn.Module, prefixes: tuple[str, ...]) -> None:

@@ -114,7 +114,9 @@ class Orchestrator:
         batch = {"tokens": clip[None]}
         if context is not None:
             batch["context"] = context[None]
-        return (await self._calls.call(job, "diffusion_decoder", batch))["video"][0]
+        outputs = await self._calls.call(job, "diffusion_decoder", batch)
+        job.report["seconds_per_evaluation"] = round(outputs["seconds_per_evaluation"].item(), 4)
+        return outputs["video"][0]
 
     async def _check_video(self, job: Job, video: Array) -> Array:
         """The video with faces blurred, of the same shape."""

@@ -68,11 +68,23 @@ class Settings:
         parameters = settings.parameters
         if settings.device == "cpu" and parameters.mode != "cpu":
             torch.set_num_threads(1)  # the stages share the cores: each on all of them at once is slower
-        if settings.device != "cpu" and parameters.gpu_memory_mib:
-            limit_gpu_memory(parameters.gpu_memory_mib << 20)
+        if settings.device != "cpu":
+            settings._log_cuda_libraries()
+            if parameters.gpu_memory_mib:
+                limit_gpu_memory(parameters.gpu_memory_mib << 20)
         if transformers := sys.modules.get("transformers"):  # slow to import where it has no use
             transformers.utils.logging.disable_progress_bar()
         return settings
+
+    def _log_cuda_libraries(self) -> None:
+        import triton_python_backend_utils as pb  # here, since tests read settings without a server
+
+        from cosmos_triton.runtime.cuda_libraries import differences, loaded_libraries
+
+        libraries = loaded_libraries()
+        pb.Logger.log_info(f"{self.name}: {', '.join(map(str, libraries))}")
+        for difference in differences(libraries):
+            pb.Logger.log_warn(f"{self.name}: {difference}")
 
     def placement(self) -> Placement:
         """How the memory plan has the stage keep its weights; without a plan they are resident."""
@@ -86,8 +98,8 @@ class Settings:
         """What loads the stage's networks."""
         from cosmos_triton.runtime.stage_loader import StageLoader
 
-        weights_8bit = self.parameters.precision == "int8"
-        return StageLoader(self.deployment, self.checkpoint_dir, placement, self.exported, weights_8bit=weights_8bit)
+        precision = self.parameters.precision or "bf16"
+        return StageLoader(self.deployment, self.checkpoint_dir, placement, self.exported, precision)
 
 
 def parameters_of(args: dict[str, str]) -> dict[str, str]:

@@ -13,11 +13,12 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,6 +27,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, Sigl
 from cosmos_triton.guardrail import content_filter, face_blur
 from cosmos_triton.guardrail.aegis import MAX_ANSWER_TOKENS
 from cosmos_triton.guardrail.frame_batches import FRAMES_AT_ONCE
+from cosmos_triton.kernels.attention import Attention
+from cosmos_triton.kernels.fused_transformer import FusedTransformer
 from cosmos_triton.networks import (
     ar_config,
     diffusion_transformer,
@@ -46,7 +49,7 @@ from cosmos_triton.networks.video_safety import VideoSafety
 from cosmos_triton.planning.footprints import FILE, Footprint, as_json, footprint_key
 from cosmos_triton.runtime.ar.decoder import PREFILL_CHUNK, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
-from cosmos_triton.runtime.diffusion.sampler import SIGMA_DATA, guided_denoise
+from cosmos_triton.runtime.diffusion.sampler import SIGMA_DATA, guided_denoise, guided_outputs
 from cosmos_triton.runtime.diffusion.windows import WINDOW
 from cosmos_triton.runtime.media.frames import to_model_input, to_uint8, to_unit_range
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
@@ -129,6 +132,8 @@ def count(subject: Subject) -> Footprint:
         kv_slot=slot,
         clip_tokens=subject.kv_cache.clip_tokens if subject.kv_cache else 0,
     )
+    if isinstance(network, DiffusionTransformer):
+        footprint = _with_fp8(footprint, subject)
     if subject.eight_bit:
         quantise(network, subject.eight_bit)
         footprint = replace(
@@ -138,6 +143,15 @@ def count(subject: Subject) -> Footprint:
             activations_8bit=_run(subject, network)[0] - slot,
         )
     return footprint
+
+
+def _with_fp8(footprint: Footprint, subject: Subject) -> Footprint:
+    """The footprint with that of fp8 products, which only the fused form of the diffusion network has."""
+    with torch.device("meta"):
+        network = cast(DiffusionTransformer, subject.build().to(subject.dtype))
+    fused = FusedTransformer(network, Attention(SDPBackend.MATH), fp8_on="meta")
+    block, activations = _blocks(fused.blocks)[0], _run(subject, fused)[0]
+    return replace(footprint, weights_fp8=_held(fused), block_fp8=block, activations_fp8=activations)
 
 
 def _run(subject: Subject, network: nn.Module) -> tuple[int, int]:
@@ -253,7 +267,7 @@ def _diffusion(config: diffusion_transformer.DiffusionConfig, ar: ARConfig) -> S
         x = blank(batch, config.latent_channels, WINDOW, h * PATCH, w * PATCH, dtype=torch.float64)
         tokens = blank(batch, WINDOW, h, w, dtype=torch.int64)
         context = blank(batch, MAX_TOKENS, config.context_dim, dtype=torch.bfloat16)
-        guided_denoise(network, x, 1.0, tokens, context, guidance=1.8)
+        guided_denoise(guided_outputs(network, tokens, context), x, 1.0, context.dtype, guidance=1.8)
 
     def blocks(network: DiffusionTransformer) -> Iterable[nn.Module]:
         return network.blocks.values()

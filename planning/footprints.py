@@ -27,6 +27,7 @@ class Footprint:
     kv_slot: of the KV cache, for one clip of `clip_tokens`.
     weights_8bit, block_8bit, activations_8bit: with 8-bit weights, for networks that can have them. A GEMM of many
         rows dequantises one matrix at a time to bf16.
+    weights_fp8, block_fp8, activations_fp8: with fp8 products, for networks that can have them.
     """
 
     weights: int
@@ -39,6 +40,9 @@ class Footprint:
     weights_8bit: int = 0
     block_8bit: int = 0
     activations_8bit: int = 0
+    weights_fp8: int = 0
+    block_fp8: int = 0
+    activations_fp8: int = 0
 
 
 def read_footprints(file: Path = FILE) -> dict[str, Footprint]:

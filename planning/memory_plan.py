@@ -11,6 +11,7 @@ does not predict the time on another machine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,7 +19,7 @@ from cosmos_triton.planning.footprints import FOOTPRINTS, footprint_key
 from cosmos_triton.planning.stage_options import StagePlan, context_bytes, stage_options
 from cosmos_triton.planning.units import GB, MIB
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
-from cosmos_triton.runtime.stages import STAGES
+from cosmos_triton.runtime.stages import STAGES, Precision
 
 SERVER_CONTEXT = 520 * MIB  # CUDA context of the server itself, which loads no kernels; measured on an H200
 
@@ -71,15 +72,23 @@ class MemoryPlan:
         return own + max(self.budget - self.peak_bytes, 0)
 
 
-def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: bool = False) -> MemoryPlan:
+def plan_memory(
+    deployment: Deployment,
+    gpu_memory_gb: float,
+    *,
+    weights_8bit: bool = False,
+    precisions: Mapping[str, Precision] | None = None,
+) -> MemoryPlan:
     """The fastest plan for `gpu_memory_gb` times 10^9 bytes; where none fits, the one that needs the least memory.
 
     Args:
         weights_8bit: whether the AR model and the diffusion network may have 8-bit weights. They get them where that is
             faster, or fits where bf16 does not.
+        precisions: of stages that are to have one whatever the memory.
     """
     budget = int(gpu_memory_gb * GB) // MIB * MIB
-    plans = [MemoryPlan(deployment.name, budget, stages) for stages in _pareto_plans(deployment.name, weights_8bit)]
+    combinations = _pareto_plans(deployment.name, weights_8bit, tuple((precisions or {}).items()))
+    plans = [MemoryPlan(deployment.name, budget, stages) for stages in combinations]
     fitting = [plan for plan in plans if plan.fits]
     if fitting:
         return min(fitting, key=lambda plan: plan.seconds)
@@ -87,7 +96,9 @@ def plan_memory(deployment: Deployment, gpu_memory_gb: float, *, weights_8bit: b
 
 
 @cache
-def _pareto_plans(deployment_name: str, weights_8bit: bool) -> list[tuple[StagePlan, ...]]:
+def _pareto_plans(
+    deployment_name: str, weights_8bit: bool, precisions: tuple[tuple[str, Precision], ...]
+) -> list[tuple[StagePlan, ...]]:
     """Every Pareto-optimal combination of the stages' options, whatever the budget.
 
     The objectives are resident bytes, the largest workspace, and seconds. All three only grow with a further stage, so
@@ -99,7 +110,8 @@ def _pareto_plans(deployment_name: str, weights_8bit: bool) -> list[tuple[StageP
         if not spec.networks or not spec.is_in(deployment):
             continue
         networks = [FOOTPRINTS[footprint_key(deployment, kind)] for kind in spec.networks]
-        options = list(stage_options(spec, networks, weights_8bit=weights_8bit))
+        precision = dict(precisions).get(spec.name)
+        options = list(stage_options(spec, networks, weights_8bit=weights_8bit, precision=precision))
         if deployment.is_tiny:  # it runs on a CPU anyway, where it does what it would do within a GPU's memory
             options = [option for option in options if option.mode != "cpu"]
         front = _pareto_front([candidate.extended(option) for candidate in front for option in options])

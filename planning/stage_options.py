@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from cosmos_triton.planning.footprints import Footprint
 from cosmos_triton.planning.units import MIB
-from cosmos_triton.runtime.stages import Mode, Precision, StageSpec
+from cosmos_triton.runtime.stages import FP8_PRECISIONS, Mode, Precision, StageSpec
 
 LIBRARY_WORKSPACE = 128 * MIB  # of cuBLAS and cuDNN while a stage works
 ALLOCATOR_OVERHEAD = 1.1  # of activations: rounding and fragmentation
@@ -70,17 +70,25 @@ def context_bytes(spec: StageSpec) -> int:
 
 
 def stage_options(
-    spec: StageSpec, networks: Sequence[Footprint], *, weights_8bit: bool, cost: CostModel = MID_RANGE_GPU
+    spec: StageSpec,
+    networks: Sequence[Footprint],
+    *,
+    weights_8bit: bool,
+    precision: Precision | None = None,
+    cost: CostModel = MID_RANGE_GPU,
 ) -> Iterator[StagePlan]:
     """Every way to run a stage, the plainest first.
 
     Args:
         networks: footprints of the networks that the stage loads, in the order of the table of stages.
         weights_8bit: whether the first may have 8-bit weights, where it has that form.
+        precision: what the first has whatever the memory, where it was asked for.
     """
     first, *others = networks
     forms: list[tuple[Precision, Sequence[Footprint]]] = [(spec.gpu_precision, networks)]
-    if weights_8bit and first.weights_8bit:
+    if precision in FP8_PRECISIONS:
+        forms = [(precision, [_in_fp8(first), *others])]
+    elif weights_8bit and first.weights_8bit and precision is None:
         forms.append(("int8", [_in_8_bits(first), *others]))
     if spec.slots:
         for precision, form in forms:
@@ -161,6 +169,10 @@ def _continuous_batching_options(
 
 def _workspace(activations: int) -> int:
     return math.ceil(activations * ALLOCATOR_OVERHEAD) + LIBRARY_WORKSPACE
+
+
+def _in_fp8(network: Footprint) -> Footprint:
+    return replace(network, weights=network.weights_fp8, block=network.block_fp8, activations=network.activations_fp8)
 
 
 def _in_8_bits(network: Footprint) -> Footprint:

@@ -12,7 +12,9 @@ from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, TORCH
 from cosmos_triton.runtime.deployments import Deployment
 
 Mode = Literal["resident", "streamed", "offloaded", "cpu"]
-Precision = Literal["fp32", "bf16", "int8"]
+# fp8: products in e4m3, of the diffusion network alone, which is asked for by name; with fp8-attention, attention too.
+Precision = Literal["fp32", "bf16", "int8", "fp8", "fp8-attention"]
+FP8_PRECISIONS: tuple[Precision, ...] = ("fp8", "fp8-attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class StageSpec:
         cpu_backend: the default on a CPU where graphs have been exported: the faster one in every round of
             benchmarks/engines.py, on one thread.
         gpu_precision: on a GPU, without quantisation; on a CPU every network runs in fp32.
+        precisions: what its first network can have on a GPU when asked for by name.
 
     What the memory plan may choose, and the numbers that it predicts seconds from:
         runs_on_cpu: whether its networks may run on the CPU beside a GPU: seconds a clip. A guardrail has a time limit.
@@ -57,6 +60,7 @@ class StageSpec:
     graphs: tuple[str, ...] = ()
     cpu_backend: str = TORCH
     gpu_precision: Precision = "bf16"
+    precisions: tuple[Precision, ...] = ()
     runs_on_cpu: bool = False
     batch_sizes: tuple[int, ...] = (1,)
     slots: tuple[int, ...] = ()
@@ -110,11 +114,11 @@ STAGES: dict[str, StageSpec] = {
         ),
         StageSpec(
             "diffusion_decoder",
-            outputs=("video",),
+            outputs=("video", "seconds_per_evaluation"),
             reports_progress=True,
             networks=("diffusion", "continuous_decoder"),
             graphs=("denoising_step", "continuous_decoder"),
-            batch_sizes=(4, 2, 1),
+            precisions=("bf16", *FP8_PRECISIONS),
             evaluations=16,
             context_mib=840,
         ),
@@ -143,6 +147,9 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("world_generation_stream", is_entry=True, is_fatal=True, parameters=("max_jobs",)),
     )
 }
+
+# Stages that have a choice of precision, and what they may have.
+PRECISIONS = {name: spec.precisions for name, spec in STAGES.items() if spec.precisions}
 
 # Stages that have a choice of backend, and their graphs.
 GRAPHS = {name: spec.graphs for name, spec in STAGES.items() if spec.graphs}

@@ -62,12 +62,14 @@ def decode_latents(
 ) -> Tensor:
     """Latents [B, C, t, h, w], t a multiple of a chunk's -> video [B, 3, T, H, W], not clamped.
 
+    The first latents of one chunk give its first frames: the decoder is causal. A graph takes whole chunks only.
+
     Args:
         sigma_data: standard deviation of `latents`: 1 for the encoder's own, 0.5 for a diffusion sample.
     """
-    dtype = decoder.dtype
-    mean, std = statistics.mean.to(dtype), statistics.std.to(dtype)
-    chunks = _chunks((latents / sigma_data).to(dtype), decoder.config.chunk_latents, dim=2)
+    dtype, frames = decoder.dtype, latents.shape[2]
+    mean, std = statistics.mean.to(dtype)[:, :, :frames], statistics.std.to(dtype)[:, :, :frames]
+    chunks = _chunks((latents / sigma_data).to(dtype), min(decoder.config.chunk_latents, frames), dim=2)
     return torch.cat([decoder(chunk * std + mean) for chunk in chunks], dim=2)
 
 

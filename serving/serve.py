@@ -16,8 +16,10 @@ from cosmos_triton.planning.plan_report import as_text
 from cosmos_triton.planning.units import GB
 from cosmos_triton.runtime.backends.graphs import TENSORRT, TORCH, ExportedStage
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.errors import InvalidValue
+from cosmos_triton.runtime.fp8_support import require_precision
 from cosmos_triton.runtime.stage_settings import StageSettings
-from cosmos_triton.runtime.stages import STAGES
+from cosmos_triton.runtime.stages import STAGES, Precision
 from cosmos_triton.serving.backend_choice import choose_backends
 from cosmos_triton.serving.run_directory import model_repository
 from cosmos_triton.serving.serve_repository import serve_repository
@@ -35,6 +37,7 @@ def serve(
     backends: Mapping[str, str],
     gpu_memory: str,
     weights_8bit: bool,
+    precisions: Mapping[str, Precision],
     window: int,
     addresses: Addresses,
     run_dir: Path | None,
@@ -45,16 +48,21 @@ def serve(
     Args:
         backends: by stage; the others run on their default backend.
         gpu_memory: the budget in GB, or `auto`.
-        weights_8bit: as for `plan_memory`.
+        weights_8bit, precisions: as for `plan_memory`.
         window: tokens that a step of the AR model tries.
 
     Raises:
         CosmosError: the server could not be started, or not be kept running.
     """
-    plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit)
-    require(checkpoint_dir, deployment)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    for stage, precision in precisions.items():
+        require_precision(precision, device, name=f"--precision {stage}")
+    plan = _plan(deployment, gpu_memory, weights_8bit=weights_8bit, precisions=precisions)
+    require(checkpoint_dir, deployment)
     exported = choose_backends(backends, deployment, checkpoint_dir, device=device)
+    for stage in precisions.keys() & exported.keys():
+        accepted = f"no --precision with {exported[stage].backend}, whose graph has its own"
+        raise InvalidValue("--precision", f"{stage}={precisions[stage]}", accepted)
     if plan:
         require_resident_tensorrt(plan, exported)
     _check_shared_memory(CLIPS_IN_SHARED_MEMORY * deployment.frames * deployment.height * deployment.width * 3)
@@ -71,7 +79,9 @@ def serve(
     )
 
 
-def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> MemoryPlan | None:
+def _plan(
+    deployment: Deployment, gpu_memory: str, *, weights_8bit: bool, precisions: Mapping[str, Precision]
+) -> MemoryPlan | None:
     """The memory plan, which is logged; None without a GPU and without a budget.
 
     Raises:
@@ -83,7 +93,7 @@ def _plan(deployment: Deployment, gpu_memory: str, *, weights_8bit: bool) -> Mem
     free = free_gpu_memory() if torch.cuda.is_available() else None  # a budget may be tried on a CPU
     if free is not None and gpu_memory != AUTO and budget > free:
         raise StartError(f"--gpu-memory: value {gpu_memory}; accepted: {free:.1f} or less, which is free")
-    plan = plan_memory(deployment, budget, weights_8bit=weights_8bit)
+    plan = plan_memory(deployment, budget, weights_8bit=weights_8bit, precisions=precisions)
     if not plan.fits:
         hint = "" if weights_8bit else "; less with --weights-8bit, see `cosmos-triton plan`"
         needed = f"{plan.peak_bytes / GB:.1f} or more for {deployment.name}"

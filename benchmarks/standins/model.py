@@ -54,7 +54,8 @@ class TritonPythonModel:
         return []
 
     def diffusion_decoder(self, request):
-        return [pb.Tensor("video", self.clip[None])]  # with the batch dimension
+        seconds = pb.Tensor("seconds_per_evaluation", np.zeros((1, 1), np.float32))
+        return [pb.Tensor("video", self.clip[None]), seconds]  # with the batch dimension
 
     def video_tokenizer_decoder(self, request):
         return [pb.Tensor("video", self.clip)]

@@ -6,10 +6,10 @@ Legend: B batch, T frames, h, w token grid, H, W pixels, E, X context length and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_triton.networks.diffusion_transformer import PATCH
 from cosmos_triton.networks.tokenizer import TokenizerConfig
@@ -55,19 +55,30 @@ class DiffusionDecoder:
         windows = split_windows(tokens)
         total = len(windows) * (self.settings.steps + 1)
         videos = []
+        kept = WINDOW
+        if len(windows) == 1 and isinstance(self.tokenizer, nn.Module):  # a graph takes whole windows only
+            kept = self.tokenizer.config.latent_frames(frames)
         for index, window in enumerate(windows):
 
             def report(done: int, _: int, before: int = index * (self.settings.steps + 1)) -> None:
                 if on_step is not None:
                     on_step(before + done, total)
 
-            latents = self._denoise(window, context, report)
+            latents = self._denoise(window, context, report)[:, :, :kept]
             clips = [  # one after the other: the tokenizer's activations are larger than the network's
                 decode_latents(self.tokenizer, clip, self.statistics, sigma_data=SIGMA_DATA).float().clamp(-1, 1)
                 for clip in latents.split(1)
             ]
             videos.append(torch.cat(clips))
         return (join_windows(videos)[:, :, :frames] + 1) / 2
+
+    def warm_up(self, context: Tensor, *, frames: int, size: tuple[int, int]) -> None:
+        """Two evaluations and a decode, for a context [E, X] and a clip of this size in pixels: kernels are compiled,
+        and the libraries choose theirs."""
+        height, width = (side // self.tokenizer.config.spatial_compression // PATCH for side in size)
+        shape = (1, self.tokenizer.config.latent_frames(frames), height, width)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=self.network.device)
+        replace(self, settings=replace(self.settings, steps=1)).decode(tokens, context[None], frames=frames)
 
     def _denoise(self, tokens: Tensor, context: Tensor, on_step: Callable[[int, int], None]) -> Tensor:
         batch, _, height, width = tokens.shape

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +22,18 @@ from cosmos_triton.runtime.backends.backend import Runnable
 SIGMA_DATA = 0.5
 
 Denoiser = Runnable[DiffusionConfig]
+# The network's outputs for latents [B, c, T, H, W] at noise levels c_noise [B]: [2 B, c, T, H, W], first those with
+# tokens and text, then those without.
+GuidedOutputs = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class GuidedDenoiser(Protocol):
+    """A network that knows guidance: it computes once a clip what evaluations share, and leaves out what is zero."""
+
+    def guided(self, tokens: Tensor, context: Tensor) -> GuidedOutputs:
+        """Tokens [B, T, h, w] and context [B, E, X] of one batch of clips."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +66,26 @@ def scalings(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def denoise(network: Denoiser, x: Tensor, sigma: float, tokens: Tensor, context: Tensor) -> Tensor:
     """The network's estimate of the clean latents, [B, c, T, H, W] fp32.
 
-    The released pipeline computes the scalings in bf16. Here they and the sum are fp32; only the network runs in its
-    own dtype.
-
     Args:
         x: [B, c, T, H, W] latents plus noise of standard deviation `sigma`.
         tokens: [B, T, h, w].
         context: [B, E, X], in the network's dtype.
     """
+    [clean] = _estimates(lambda *inputs: network(inputs[0], tokens, context, inputs[1]), x, sigma, context.dtype)
+    return clean
+
+
+def _estimates(outputs: GuidedOutputs, x: Tensor, sigma: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Estimates of the clean latents, [B, c, T, H, W] fp32 each, as many as there are outputs for each of x.
+
+    The released pipeline computes the scalings in bf16. Here they and the sum are fp32; only the network runs in its
+    own dtype.
+    """
     x = x.float()
     level = torch.full((len(x),), sigma, device=x.device)
     c_skip, c_out, c_in, c_noise = (c.view(-1, 1, 1, 1, 1) for c in scalings(level))
-    out = network((c_in * x).to(context.dtype), tokens, context, c_noise.flatten())
-    return c_skip * x + c_out * out.float()
+    out = outputs((c_in * x).to(dtype), c_noise.flatten())
+    return tuple(c_skip * x + c_out * part.float() for part in out.split(len(x)))
 
 
 def unconditional(tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,25 +93,22 @@ def unconditional(tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(tokens), torch.zeros_like(context)
 
 
-def guided_denoise(
-    network: Denoiser,
-    x: Tensor,
-    sigma: float,
-    tokens: Tensor,
-    context: Tensor,
-    *,
-    guidance: float,
-) -> Tensor:
-    """`denoise` pushed away from what the network would say without tokens and text. One forward of 2 B."""
+def guided_outputs(network: Denoiser, tokens: Tensor, context: Tensor) -> GuidedOutputs:
+    """A network that knows nothing of guidance runs both halves as one forward of 2 B."""
+    if isinstance(network, GuidedDenoiser):
+        return network.guided(tokens, context)
     no_tokens, no_context = unconditional(tokens, context)
-    both = denoise(
-        network,
-        torch.cat([x, x]),
-        sigma,
-        torch.cat([tokens, no_tokens]),
-        torch.cat([context, no_context]),
-    )
-    conditioned, unconditioned = both.chunk(2)
+    both_tokens, both_contexts = torch.cat([tokens, no_tokens]), torch.cat([context, no_context])
+
+    def outputs(x: Tensor, c_noise: Tensor) -> Tensor:
+        return network(torch.cat([x, x]), both_tokens, both_contexts, torch.cat([c_noise, c_noise]))
+
+    return outputs
+
+
+def guided_denoise(outputs: GuidedOutputs, x: Tensor, sigma: float, dtype: torch.dtype, *, guidance: float) -> Tensor:
+    """As `denoise`, pushed away from what the network would say without tokens and text."""
+    conditioned, unconditioned = _estimates(outputs, x, sigma, dtype)
     return conditioned + guidance * (conditioned - unconditioned)
 
 
@@ -110,15 +127,17 @@ def sample(
         noise: [B, c, T, H, W] of standard deviation `settings.sigma_max`.
         tokens: [B, T, h, w].
         context: [B, E, X], in the network's dtype.
-        on_step: called after each evaluation with (done, total). What it raises ends the sampling.
+        on_step: called when an evaluation is complete, with (done, total). What it raises ends the sampling.
     """
-    sigmas = settings.sigmas
+    sigmas, outputs = settings.sigmas, guided_outputs(network, tokens, context)
     x, history = noise.double(), None
     for i, sigma in enumerate(sigmas):
-        clean = guided_denoise(network, x, sigma, tokens, context, guidance=settings.guidance).double()
+        clean = guided_denoise(outputs, x, sigma, context.dtype, guidance=settings.guidance).double()
         if i < settings.steps:
             x, history = _step(x, sigma, sigmas[i + 1], clean, history), (clean, sigma)
         if on_step is not None:
+            if clean.is_cuda:
+                torch.cuda.current_stream().synchronize()  # the host is ahead of the GPU
             on_step(i + 1, len(sigmas))
     return clean.float()
 

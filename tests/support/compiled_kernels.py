@@ -16,12 +16,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from cosmos_triton.kernels import elementwise as diffusion_kernels
+from cosmos_triton.kernels import frame_norm
 from cosmos_triton.networks.ar_config import PRESETS
 from cosmos_triton.runtime.ar import attention_kernel, layer_kernels, sampling_kernel
 from cosmos_triton.runtime.ar.sampling import MIX_1, MIX_2
 
 CONFIG = PRESETS["12b"]
 CAPABILITIES = (89, 90)  # the smallest shared memory, and an H200
+AMPERE = 80  # for kernels without fp8
 
 
 def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
@@ -60,6 +63,41 @@ def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
         yield f"attention, {block_m} queries", attention_kernel._attend_split, types, constants, 4
 
 
+def diffusion_kernels_of_full_size() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
+    """Of the diffusion decoder and the video tokenizers, at the released width."""
+    width, heads, half = 4096, 32, 64
+    for quantised in (False, True):
+        types = {"eps": "fp32"} | ({"out_ptr": "*fp8e4nv", "row_scale_ptr": "*fp32"} if quantised else {})
+        constants = {"C": width, "BLOCK": width, "ROWS": diffusion_kernels.ROWS, "ADDED": True, "QUANTISED": quantised}
+        name = f"residual norm{', fp8' if quantised else ''}"
+        yield name, diffusion_kernels._residual_norm, types, constants, diffusion_kernels._warps(width)
+    for quantised in (False, True):
+        types = {"cos_ptr": "*fp32", "sin_ptr": "*fp32", "scales_ptr": "*fp32", "eps": "fp32"}
+        types |= {"out_ptr": "*fp8e4nv"} if quantised else {}
+        constants = {"HEADS": heads, "HALF": half, "BLOCK_H": heads, "BLOCK_D": half, "ROTATED": True}
+        constants["QUANTISED"] = quantised
+        name = f"head norms{', fp8' if quantised else ''}"
+        yield name, diffusion_kernels._norm_heads, types, constants, diffusion_kernels._warps(width)
+    types = {"out_ptr": "*fp8e4nv", "row_scale_ptr": "*fp32"}
+    constants = {"K": 4 * width, "BLOCK": 4 * width, "GELU": True}
+    yield "GELU, fp8", diffusion_kernels._quantise_rows, types, constants, diffusion_kernels._warps(4 * width)
+    moments = dict.fromkeys(("mean_ptr", "distance_ptr", "frame_mean_ptr", "frame_factor_ptr", "factor_ptr"), "*fp32")
+    moments["eps"] = "fp32"
+    piece, warps = frame_norm.PIECE, frame_norm.WARPS
+    yield "moments of pieces", frame_norm._piece_moments, moments, {"PIECE": piece}, warps
+    yield "moments of frames", frame_norm._frame_moments, moments, {"PIECE": piece, "BLOCK": 2048}, 4
+    constants = {"C": 256, "LEAD": 2, "SILU": True, "BLOCK_C": 256, "ROWS": piece // 256}
+    yield "frame norm", frame_norm._normalise, moments, constants, warps
+
+
+def every_kernel() -> Iterator[tuple[tuple[str, Any, dict[str, str], dict[str, Any], int], int]]:
+    """Each with the capabilities that it is for."""
+    yield from product(kernels(), CAPABILITIES)
+    for kernel in diffusion_kernels_of_full_size():
+        needs_fp8 = kernel[0].endswith("fp8")
+        yield from product([kernel], CAPABILITIES if needs_fp8 else (AMPERE, *CAPABILITIES))
+
+
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, capability: int) -> Any:
     names = [parameter.name for parameter in kernel.params]
     signature = {name: types.get(name, "*bf16" if name.endswith("_ptr") else "i32") for name in names}
@@ -87,7 +125,7 @@ def stack_bytes(cubin: bytes) -> int:
 
 def main() -> None:
     found = []
-    for (name, kernel, types, constants, warps), capability in product(list(kernels()), CAPABILITIES):
+    for (name, kernel, types, constants, warps), capability in every_kernel():
         binary = compiled(kernel, types, constants, warps, capability)
         found.append(
             {

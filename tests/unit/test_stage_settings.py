@@ -46,7 +46,7 @@ def test_only_what_is_set_is_written() -> None:
         ("device", "tpu", "cpu, cuda"),
         ("engine", "onnx", "torch, onnxruntime, tensorrt"),
         ("mode", "fast", "resident, streamed, offloaded, cpu"),
-        ("precision", "fp8", "fp32, bf16, int8"),
+        ("precision", "fp4", "fp32, bf16, int8, fp8, fp8-attention"),
         ("slots", "many", "a whole number, 1 or more"),
         ("window", "0", "a whole number, 1 or more"),
         ("max_jobs", "-1", "a whole number, 1 or more"),

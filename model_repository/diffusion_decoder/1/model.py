@@ -1,11 +1,15 @@
-"""The stage diffusion_decoder: tokens -> video; the requests of a batch are denoised together."""
+"""The stage diffusion_decoder: tokens -> video, one clip at a time.
 
-from contextlib import suppress
+A batch takes as long as its clips one after the other, since every clip keeps the whole GPU at work; one at a time, the
+first of them is there sooner.
+"""
 
+import time
+
+import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline.errors import Cancelled
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array, optional_array
@@ -19,49 +23,40 @@ class TritonPythonModel:
         loader = settings.loader(self.placement)
         self.jobs, self.device, self.frames = settings.jobs, settings.device, settings.deployment.frames
         self.decoder, self.generic_context = loader.diffusion_decoder(), loader.generic_context().float()
+        if self.device != "cpu":
+            self.warm_up(settings.deployment)
+
+    def warm_up(self, deployment):
+        if description := getattr(self.decoder.network, "description", None):  # a graph's engine has none
+            pb.Logger.log_info(f"diffusion_decoder: {description}")
+        began, size = time.monotonic(), (deployment.height, deployment.width)
+        try:
+            with self.placement.on_device():
+                self.decoder.warm_up(self.generic_context, frames=self.frames, size=size)
+        except torch.cuda.OutOfMemoryError as error:  # after a restart of this process alone, others are at work
+            pb.Logger.log_warn(f"diffusion_decoder: not warmed up, so that the first clip is slower: {error}")
+        else:
+            pb.Logger.log_info(f"diffusion_decoder: warmed up in {time.monotonic() - began:.1f} s")
 
     def execute(self, requests):
-        batch, error = {}, None
-        for request in requests:
-            with suppress(Cancelled):
-                batch[self.jobs.of(request)] = request
-        try:
-            videos = self.decode(batch) if batch else {}
-        except Exception as caught:
-            error = caught
+        return answer_each("diffusion_decoder", requests, self.decode)
 
-        def answer(request):
-            job = self.jobs.of(request)
-            if error is not None:
-                raise error
-            return [pb.Tensor("video", videos[job])]
-
-        return answer_each("diffusion_decoder", requests, answer)
-
-    def decode(self, batch):
-        """uint8 videos [1, 33, H, W, 3] by job.
-
-        Raises:
-            Cancelled: nobody waits for any of them any more. Who leaves others behind has the work done for nothing.
-        """
+    def decode(self, request):
+        """uint8 video [1, 33, H, W, 3], and seconds of an evaluation, the first one left out."""
+        job = self.jobs.of(request)
+        ends = []
 
         def on_step(done, total):
-            waited_for = 0
-            for job in batch:
-                with suppress(Cancelled):
-                    self.jobs.report(job, "diffusion_decoder", done, total)
-                    waited_for += 1
-            if not waited_for:
-                raise Cancelled
+            ends.append(time.monotonic())
+            self.jobs.report(job, "diffusion_decoder", done, total)
 
-        requests = batch.values()
-        tokens = torch.cat([torch.from_numpy(array(request, "tokens")) for request in requests])  # [B, 5, h, w]
-        contexts = [optional_array(request, "context") for request in requests]
-        context = torch.cat([self.generic_context[None] if c is None else torch.from_numpy(c) for c in contexts])
+        tokens, given = torch.from_numpy(array(request, "tokens")), optional_array(request, "context")
+        context = self.generic_context[None] if given is None else torch.from_numpy(given)
         with self.placement.on_device():
             video = self.decoder.decode(
                 tokens.to(self.device).long(), context.to(self.device), frames=self.frames, on_step=on_step
             )
-            clips = [to_uint8(clip)[None].cpu().numpy() for clip in video]
+            clip = to_uint8(video[0])[None].cpu().numpy()
             del video
-        return dict(zip(batch, clips, strict=True))
+        seconds = np.array([[(ends[-1] - ends[0]) / (len(ends) - 1)]], np.float32)
+        return [pb.Tensor("video", clip), pb.Tensor("seconds_per_evaluation", seconds)]
