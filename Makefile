@@ -23,7 +23,7 @@ check: setup
 	.venv/bin/python tests/run_lanes.py lint types unit
 
 test: setup
-	.venv/bin/python tests/run_lanes.py lint types unit component parity gpu server pipeline
+	.venv/bin/python tests/run_lanes.py lint types unit component parity gpu server pipeline variants
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info build checkpoints/tiny outputs
