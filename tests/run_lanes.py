@@ -2,9 +2,11 @@
 
     python tests/run_lanes.py lint types unit
 
-Checks and lanes of one track run one after the other; the tracks run at the same time. The output of a lane
-that fails is printed when it ends, the last line is the sum over all lanes, and the exit code is 1 unless every check
-and lane has passed: a lane fails where pytest ends with any other code than 0 or has run no test.
+Checks and lanes of one track run one after the other, in the order in which they are given; the tracks run at the same
+time. The lanes of whole pipelines take longest and hold answers against deadlines, so they have a track to themselves
+and priority over the others. The output of a lane that fails is printed when it ends, the last line is the sum over all
+lanes, and the exit code is 1 unless every check and lane has passed: a lane fails where pytest ends with any other code
+than 0 or has run no test.
 """
 
 from __future__ import annotations
@@ -46,12 +48,8 @@ LANES = {
     "gpu": Lane("compute"),
     "server": Lane("light"),  # mostly waits
     "pipeline": Lane("pipeline"),
-    "variants": Lane("variants"),
+    "variants": Lane("pipeline"),
 }
-
-
-# The tracks that take longest and hold answers against deadlines: they have priority over the others.
-FIRST = ("pipeline", "variants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Run:
             command = [sys.executable, "-m", "pytest", str(TESTS / name), f"--junit-xml={results}"]
             command += ["-p", "no:cacheprovider"]  # which processes side by side would overwrite
             command += [f"--numprocesses={lane.workers}", "--dist=loadfile"] if lane.workers else []
-        if lane.track not in FIRST:
+        if lane.track != "pipeline":
             command = ["nice", *command]
         environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         with log.open("wb") as sink:
