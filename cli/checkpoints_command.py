@@ -6,9 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from cosmos_triton.cli.commands import Commands
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-
-Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 DOWNLOADABLE = [deployment.name for deployment in DEPLOYMENTS.values() if not deployment.is_tiny]
 

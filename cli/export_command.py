@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cosmos_triton.cli.checkpoints_command import Commands
+from cosmos_triton.cli.commands import Commands
 from cosmos_triton.runtime.backends.graphs import FOLDER
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.stages import GRAPHS, STAGES

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cosmos_triton.cli.commands import Commands
 from cosmos_triton.cli.exit_codes import print_error
 from cosmos_triton.cli.single import generate_file
 from cosmos_triton.client.errors import InvalidInput
 from cosmos_triton.client.tensors import Parameters
 from cosmos_triton.client.world_client import WorldClient
-
-Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def add_generate(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from cosmos_triton.cli.checkpoints_command import Commands
+from cosmos_triton.cli.commands import Commands
 from cosmos_triton.planning.gpu_memory import AUTO, read_gpu_memory
 from cosmos_triton.planning.memory_plan import plan_memory
 from cosmos_triton.planning.plan_report import as_json, as_text

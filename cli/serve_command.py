@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cosmos_triton.cli.checkpoints_command import Commands
+from cosmos_triton.cli.commands import Commands
 from cosmos_triton.cli.plan_command import add_gpu_memory
 from cosmos_triton.runtime.ar.speculation import MAX_WINDOW
 from cosmos_triton.runtime.backends.graphs import BACKENDS

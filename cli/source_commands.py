@@ -8,8 +8,9 @@ from pathlib import Path
 
 from cosmos_triton.cli.batch import Batch
 from cosmos_triton.cli.batch_file import read_batch
+from cosmos_triton.cli.commands import Commands
 from cosmos_triton.cli.exit_codes import print_error
-from cosmos_triton.cli.generate_command import Commands, add_server_options
+from cosmos_triton.cli.generate_command import add_server_options
 from cosmos_triton.cli.single import generate_file
 from cosmos_triton.client.errors import InvalidInput, ServerFailed
 from cosmos_triton.client.tensors import Parameters
