@@ -6,12 +6,15 @@ Legend: B prompts, E = 512 tokens per prompt, C embedding width.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from cosmos_triton.runtime.backends.backend import Runnable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast  # which takes seconds to import
 
 MAX_TOKENS = 512
 
@@ -34,6 +37,8 @@ class PromptEncoder:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a T5 folder. It appends the end-of-sequence token."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>")
 
 

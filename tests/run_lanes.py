@@ -32,11 +32,15 @@ TEARDOWN_SECONDS = 60  # for a lane that is interrupted to end its servers
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """`script` is a line of shell; without one, the lane is the tests in the folder of its name."""
+    """`script` is a line of shell; without one, the lane is the tests in the folder of its name, after those `before`.
+
+    What runs in one lane shares its servers.
+    """
 
     track: str
     script: str = ""
     workers: int = 0  # processes of pytest-xdist; 0: the tests run in pytest's own
+    before: tuple[str, ...] = ()
 
 
 LANES = {
@@ -47,8 +51,7 @@ LANES = {
     "parity": Lane("compute"),
     "gpu": Lane("compute"),
     "server": Lane("light"),  # mostly waits
-    "pipeline": Lane("pipeline"),
-    "variants": Lane("pipeline"),
+    "pipeline": Lane("pipeline", before=("variants",)),  # whose deadlines are the tightest: the others have ended
 }
 
 
@@ -68,7 +71,8 @@ class Run:
         if lane.script:
             command = ["sh", "-c", lane.script]
         else:
-            command = [sys.executable, "-m", "pytest", str(TESTS / name), f"--junit-xml={results}"]
+            folders = [str(TESTS / folder) for folder in (*lane.before, name)]
+            command = [sys.executable, "-m", "pytest", *folders, f"--junit-xml={results}"]
             command += ["-p", "no:cacheprovider"]  # which processes side by side would overwrite
             command += [f"--numprocesses={lane.workers}", "--dist=loadfile"] if lane.workers else []
         if lane.track != "pipeline":

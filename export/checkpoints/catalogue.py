@@ -2,6 +2,8 @@
 
 A converted file has exactly the tensors of its network. The rest of a released file is left out: constants captured by
 TorchScript, state of other frameworks, the unused halves of T5 and SigLIP.
+
+transformers takes seconds to import: only the functions that need it do.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, SiglipConfig, SiglipVisionModel
 
 from cosmos_triton.export.checkpoints.huggingface import MODEL_PATTERNS, read_json
 from cosmos_triton.export.checkpoints.released import Find, adapted, torch_file, transformers_folder
@@ -24,7 +25,6 @@ from cosmos_triton.networks import (
     ar_transformer,
     diffusion_transformer,
     retinaface,
-    text_encoder,
     tokenizer,
     video_safety,
 )
@@ -105,6 +105,12 @@ def _context(_: Path, deployment: Deployment) -> Shapes:
     return {"context": (1, MAX_TOKENS, diffusion_transformer.PRESETS[deployment.diffusion_decoder].context_dim)}
 
 
+def _t5(_: Path, deployment: Deployment) -> Shapes:
+    from cosmos_triton.networks import text_encoder
+
+    return _network_shapes(text_encoder.build_text_encoder, text_encoder.PRESETS[deployment.text_encoder])
+
+
 def _llama(directory: Path, _: Deployment) -> Shapes:
     return _configured(directory / paths.TEXT_SAFETY / "config.json", _build_llama)
 
@@ -116,10 +122,14 @@ def _siglip(directory: Path, deployment: Deployment) -> Shapes:
 
 
 def _build_llama(config: dict[str, Any]) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     return LlamaForCausalLM(LlamaConfig(**config))
 
 
 def _build_siglip(config: dict[str, Any]) -> nn.Module:
+    from transformers import SiglipConfig, SiglipVisionModel
+
     return SiglipVisionModel(SiglipConfig(**config).vision_config)
 
 
@@ -173,7 +183,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     Checkpoint(
         f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}",
         transformers_folder(T5, T5),
-        _preset(text_encoder.build_text_encoder, text_encoder.PRESETS, lambda d: d.text_encoder),
+        _t5,
         _video2world,
     ),
     Checkpoint(

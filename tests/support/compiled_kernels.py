@@ -23,7 +23,7 @@ from cosmos_triton.runtime.ar import attention_kernel, layer_kernels, sampling_k
 from cosmos_triton.runtime.ar.sampling import MIX_1, MIX_2
 
 CONFIG = PRESETS["12b"]
-CAPABILITIES = (89, 90)  # the smallest shared memory, and an H200
+ADA = 89  # the least shared memory; Hopper's kernels are compiled and run by tests/gpu
 AMPERE = 80  # for kernels without fp8
 
 
@@ -92,10 +92,10 @@ def diffusion_kernels_of_full_size() -> Iterator[tuple[str, Any, dict[str, str],
 
 def every_kernel() -> Iterator[tuple[tuple[str, Any, dict[str, str], dict[str, Any], int], int]]:
     """Each with the capabilities that it is for."""
-    yield from product(kernels(), CAPABILITIES)
+    yield from product(kernels(), [ADA])
     for kernel in diffusion_kernels_of_full_size():
         needs_fp8 = kernel[0].endswith("fp8")
-        yield from product([kernel], CAPABILITIES if needs_fp8 else (AMPERE, *CAPABILITIES))
+        yield from product([kernel], [ADA] if needs_fp8 else [AMPERE, ADA])
 
 
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, capability: int) -> Any:

@@ -1,4 +1,4 @@
-"""Tiny checkpoints and servers that all tests of a lane share. A lane's conftest imports what its tests use."""
+"""Tiny checkpoints and servers that all tests of a run share."""
 
 from __future__ import annotations
 

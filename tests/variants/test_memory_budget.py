@@ -27,7 +27,7 @@ from support.pipeline_server import STOP_SECONDS, PipelineServer, cancellations,
 from support.server import until
 from support.stage_death import FAILED, assert_recovers, kill_at
 
-REQUESTS, AT_ONCE = 200, 16
+REQUESTS, AT_ONCE = 100, 16
 CLIP_EVERY, DIFFUSION_EVERY = 5, 20  # requests; the others go to single stages
 SEEDS = 4
 
