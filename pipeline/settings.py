@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +95,23 @@ class Settings:
         mode = self.parameters.mode or "resident"
         residency: Residency = "resident" if mode == "cpu" else mode
         return Placement(self.device, residency, self.parameters.streamed_blocks or None)
+
+    def warm_up(self, placement: Placement, run: Callable[[], object]) -> None:
+        """On a GPU, call `run` before the stage is ready: one run at the size that it serves compiles its kernels and has
+        the libraries choose theirs, so that the first clip is as fast as the next."""
+        if self.device == "cpu":
+            return
+        import torch
+        import triton_python_backend_utils as pb
+
+        began = time.monotonic()
+        try:
+            with placement.on_device():
+                run()
+        except torch.cuda.OutOfMemoryError as error:  # after a restart of this process alone, others are at work
+            pb.Logger.log_warn(f"{self.name}: not warmed up, so that the first clip is slower: {error}")
+        else:
+            pb.Logger.log_info(f"{self.name}: warmed up in {time.monotonic() - began:.1f} s")
 
     def loader(self, placement: Placement) -> StageLoader:
         """What loads the stage's networks."""

@@ -96,6 +96,17 @@ class Decoder:
         """Free the device memory that is not needed between two clips."""
         self.cache.free_memory()
 
+    def warm_up(self) -> None:
+        """A prefill as long as that of an input clip, and a step."""
+        config = self.config
+        context = torch.zeros(config.context_length, config.context_dim) if config.context_dim else None
+        tokens = torch.zeros(2 * config.frame_tokens, dtype=torch.int64)
+        with torch.inference_mode():
+            for _ in self.prefill(0, ARRequest(tokens, context=context)):
+                pass
+            self.step()
+            self.release(0)
+
     @property
     def clip_length(self) -> int:
         """Tokens of a finished slot, the begin-of-video token included."""

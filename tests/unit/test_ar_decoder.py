@@ -90,6 +90,15 @@ def test_tokens_are_the_same_after_a_restart() -> None:
     assert json.loads(again.stdout) == alone(random_transformer(BASE), random_request(BASE)).tolist()
 
 
+def test_a_warm_up_leaves_nothing_behind(network: ARTransformer) -> None:
+    decoder, request = Decoder(network, 2), random_request(network.config, seed=3)
+    decoder.warm_up()
+    assert decoder.read_num_tokens() == [1, 1]
+    fill(decoder, 0, request)
+    run(decoder)
+    assert torch.equal(decoder.tokens(0), alone(network, request))
+
+
 def test_a_prefill_in_chunks_gives_the_same_tokens(network: ARTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     request = random_request(network.config)
     assert len(request.prompt_tokens) < PREFILL_CHUNK

@@ -37,6 +37,7 @@ class TritonPythonModel:
         self.placement = settings.placement()
         parameters = settings.parameters
         decoder = settings.loader(self.placement).ar_decoder(parameters.slots, parameters.window)
+        settings.warm_up(self.placement, decoder.warm_up)
         self.engine = AREngine(decoder, max_queue_size=parameters.max_queue_size)
         self.latent_frames = decoder.config.latent_shape[0]
         self.jobs = settings.jobs

@@ -23,20 +23,12 @@ class TritonPythonModel:
         loader = settings.loader(self.placement)
         self.jobs, self.device, self.frames = settings.jobs, settings.device, settings.deployment.frames
         self.decoder, self.generic_context = loader.diffusion_decoder(), loader.generic_context().float()
-        if self.device != "cpu":
-            self.warm_up(settings.deployment)
-
-    def warm_up(self, deployment):
-        if description := getattr(self.decoder.network, "description", None):  # a graph's engine has none
+        if description := getattr(self.decoder.network, "description", None):  # a CPU's, or a graph's, has none
             pb.Logger.log_info(f"diffusion_decoder: {description}")
-        began, size = time.monotonic(), (deployment.height, deployment.width)
-        try:
-            with self.placement.on_device():
-                self.decoder.warm_up(self.generic_context, frames=self.frames, size=size)
-        except torch.cuda.OutOfMemoryError as error:  # after a restart of this process alone, others are at work
-            pb.Logger.log_warn(f"diffusion_decoder: not warmed up, so that the first clip is slower: {error}")
-        else:
-            pb.Logger.log_info(f"diffusion_decoder: warmed up in {time.monotonic() - began:.1f} s")
+        size = (settings.deployment.height, settings.deployment.width)
+        settings.warm_up(
+            self.placement, lambda: self.decoder.warm_up(self.generic_context, frames=self.frames, size=size)
+        )
 
     def execute(self, requests):
         return answer_each("diffusion_decoder", requests, self.decode)

@@ -14,6 +14,7 @@ class TritonPythonModel:
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
         self.encoder = settings.loader(self.placement).text_encoder()
+        settings.warm_up(self.placement, lambda: self.encoder.encode(["a car"]))
 
     def execute(self, requests):
         prompts = [valid_prompts(request) for request in requests]

@@ -11,6 +11,7 @@ class TritonPythonModel:
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
         self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, self.placement)
+        settings.warm_up(self.placement, lambda: self.guardrail.judge("a car"))
 
     def execute(self, requests):
         with self.placement.on_device():

@@ -16,6 +16,9 @@ class TritonPythonModel:
         self.guardrail = VideoGuardrail.load(
             settings.checkpoint_dir, settings.deployment, self.placement, settings.exported
         )
+        clip = settings.deployment
+        blank = torch.zeros(clip.frames, clip.height, clip.width, 3, dtype=torch.uint8)
+        settings.warm_up(self.placement, lambda: self.guardrail.apply(blank))
 
     def execute(self, requests):
         with self.placement.on_device():

@@ -16,6 +16,10 @@ class TritonPythonModel:
         self.jobs, self.device = settings.jobs, settings.device
         self.placement = settings.placement()
         self.decoder = settings.loader(self.placement).discrete_decoder()
+        clip, config = settings.deployment, self.decoder.config
+        grid = (side // config.spatial_compression for side in (clip.height, clip.width))
+        blank = torch.zeros(1, config.latent_frames(clip.frames), *grid, dtype=torch.int32, device=self.device)
+        settings.warm_up(self.placement, lambda: decode_tokens(self.decoder, blank))
 
     def execute(self, requests):
         with self.placement.on_device():

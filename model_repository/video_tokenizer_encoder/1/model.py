@@ -6,6 +6,7 @@ import triton_python_backend_utils as pb
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array
+from cosmos_triton.runtime.generation_request import INPUT_FRAMES
 from cosmos_triton.runtime.media.frames import to_model_input
 from cosmos_triton.runtime.video_tokenizer import encode_input_frames
 
@@ -17,12 +18,20 @@ class TritonPythonModel:
         self.device = settings.device
         self.placement = settings.placement()
         self.encoder = settings.loader(self.placement).discrete_encoder()
+        settings.warm_up(self.placement, self.warm_up)
+
+    def warm_up(self):
+        for frames in INPUT_FRAMES["video"]:
+            self.tokens(torch.zeros(frames, *self.size, 3, dtype=torch.uint8))
 
     def execute(self, requests):
         with self.placement.on_device():
             return answer_each("video_tokenizer_encoder", requests, self.encode)
 
     def encode(self, request):
-        frames = torch.from_numpy(array(request, "frames")).to(self.device)  # [T, H, W, 3]
-        tokens = encode_input_frames(self.encoder, to_model_input(frames, self.size)[None])[0]
-        return [pb.Tensor("tokens", tokens.cpu().numpy())]
+        return [pb.Tensor("tokens", self.tokens(torch.from_numpy(array(request, "frames"))))]
+
+    def tokens(self, frames):
+        """uint8 frames [T, H, W, 3] -> tokens [t, h, w]."""
+        frames = to_model_input(frames.to(self.device), self.size)[None]
+        return encode_input_frames(self.encoder, frames)[0].cpu().numpy()
