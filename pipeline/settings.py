@@ -97,8 +97,8 @@ class Settings:
         return Placement(self.device, residency, self.parameters.streamed_blocks or None)
 
     def warm_up(self, placement: Placement, run: Callable[[], object]) -> None:
-        """On a GPU, call `run` before the stage is ready: one run at the size that it serves compiles its kernels and has
-        the libraries choose theirs, so that the first clip is as fast as the next."""
+        """On a GPU, call `run` before the stage is ready. One run at the size that it serves compiles its kernels and
+        has the libraries choose theirs, so that the first clip is as fast as the next."""
         if self.device == "cpu":
             return
         import torch
