@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def write_random_checkpoints(directory: Path, deployment: Deployment) -> None:
     config = SiglipConfig(vision_config=PRESETS[deployment.video_safety].to_dict())
     (siglip / "config.json").write_text(config.to_json_string(use_diff=False))
     targets = [checkpoint.target for checkpoint in CHECKPOINTS if checkpoint.needed_by(deployment)]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # torch has threads, which do not survive a fork
         list(pool.map(write_random_file, [directory] * len(targets), targets, [deployment] * len(targets)))
 
 
