@@ -134,6 +134,14 @@ def test_phrases_are_found_letter_by_letter_and_backwards() -> None:
         assert not lists.judge(f"i saw {prompt} there").safe, prompt
 
 
+def test_plurals_are_found_backwards() -> None:
+    assert LISTS.violation(f"two {WORDS[4]}s"[::-1]) == Violation.REVERSED
+
+
+def test_what_a_tag_splits_is_one_word() -> None:
+    assert blocklist(["zarn"], ["quibblex"]).violation("a quib<b></b>blex") == Violation.WHOLE_WORD
+
+
 def test_what_is_english_as_it_stands_is_not_backwards_unless_it_is_shown_backwards() -> None:
     lists = blocklist(["nips"], ["stop"], is_word=lambda word: word in ("spin", "pots", "a", "and"))
     assert lists.judge("a spin, and POTS").safe
@@ -154,6 +162,13 @@ def test_the_last_letter_may_be_missing_as_any_other() -> None:
     for entry in EXACT:
         for i in range(len(entry)):
             assert not lists.judge(f"a {entry[:i]}{entry[i + 1 :]} runs").safe, (entry, i)
+
+
+def test_a_word_is_found_under_as_many_layers_as_are_read() -> None:
+    text = "zarn"
+    for _ in range(3):
+        text = "".join(f"%{ord(letter):02x}" for letter in text)
+        assert blocklist(["zarn"], ["quibblex"]).violation(text) == Violation.CUSTOM
 
 
 def test_a_prompt_in_too_many_encodings_has_not_passed() -> None:
@@ -207,3 +222,4 @@ def test_figures_and_initials_are_not_spelled_out_words() -> None:
     for prompt in ("1 0 0 1", "plan a, b or c", "1 0 0 7", "a b c d"):
         assert lists.violation(prompt) not in NEW, prompt
     assert lists.violation("a u.s.b. stick") == Violation.SPELLED_OUT
+    assert lists.violation("one u.s.b. stick") == Violation.SPELLED_OUT
