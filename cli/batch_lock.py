@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cosmos_triton.client.errors import InvalidInput
+
+if sys.platform != "win32":  # where folders have no locks
+    import fcntl
 
 
 @contextmanager
@@ -18,6 +21,9 @@ def locked(flag: str, folder: Path) -> Iterator[None]:
     Raises:
         InvalidInput: another batch holds it.
     """
+    if sys.platform == "win32":
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

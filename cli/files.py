@@ -56,8 +56,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     try:
         if (mode := _mode(path)) is not None and not stat.S_ISREG(mode):
-            with path.open("wb") as file:  # such as /dev/null
-                file.write(content)
+            _write_in_place(path, content)
             return
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +68,14 @@ def write_atomically(path: Path, content: bytes) -> None:
             scratch.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _write_in_place(path: Path, content: bytes) -> None:
+    """Write a device such as /dev/null, or a pipe. A pipe that nobody reads is an error: opening it would wait."""
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
 
 
 def save(flag: str, path: Path, content: bytes) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -165,7 +166,11 @@ def test_a_disk_that_fills_up_is_named(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download_module, "HUB_REPOSITORIES", [r for r in HUB_REPOSITORIES if r.name == AR])
-    monkeypatch.setattr(download_module.RemoteFile, "partial", property(lambda self: Path("/dev/full")))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(download_module, "_stream", fail)
     assert main(["checkpoints", "download", "--deployment", "4b", "--to", str(tmp_path)]) == 1
     assert "config.json: No space left on device; run again to continue\n" in capsys.readouterr().err
 

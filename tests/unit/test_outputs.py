@@ -181,12 +181,11 @@ def test_outputs_that_can_be_written_are(server: PlayedServer) -> None:
     Path("link.mp4").symlink_to("real/linked.mp4")
     Path("old.mp4").write_bytes(b"old")
     longest = "\u00e9" * 125 + "x.mp4"
-    for output in ("new/deep/x.mp4", "old.mp4", longest, "link.mp4", "/dev/null", "a\nb.mp4"):
+    for output in ("new/deep/x.mp4", "old.mp4", longest, "link.mp4", "a\nb.mp4"):
         assert main(["generate", "clip.mp4", "--output", output, "--report", "r/r.json"]) == 0
     for output in ("new/deep/x.mp4", "old.mp4", longest, "real/linked.mp4", "a\nb.mp4"):
         assert Path(output).read_bytes() == VIDEO
     assert Path("link.mp4").is_symlink()
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     assert not [path for path in tree() if "cosmos-triton" in path]
     assert stat.S_IMODE(Path("old.mp4").stat().st_mode) == 0o666 & ~current_umask()
 
@@ -255,13 +254,35 @@ def test_a_report_that_fails_after_generation_costs_no_video(
     assert "--report: value 'r.json': Is a directory; it is kept in " in err
 
 
-def test_a_full_device_is_no_loss_either_nor_a_full_temporary_folder(
+def test_a_full_temporary_folder_is_no_loss_either(
     server: PlayedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    assert main(["generate", "clip.mp4", "--output", "/dev/full"]) == 1
-    assert "--output: value '/dev/full': No space left on device; it is kept in " in capsys.readouterr().err
+    server.on_request = become_folder("x.mp4")
+    assert main(["generate", "clip.mp4", "--output", "x.mp4"]) == 1
+    assert "--output: value 'x.mp4': Is a directory; it is kept in " in capsys.readouterr().err
     assert kept(Path()) == [VIDEO]
+
+
+def test_a_device_is_written_in_place(server: PlayedServer) -> None:
+    """A terminal, whose folder takes no other files: were it replaced as a file is, /dev/null would be too."""
+    screen, terminal = os.openpty()
+    device = os.ttyname(terminal)
+    assert main(["generate", "clip.mp4", "--output", device]) == 0
+    assert os.read(screen, 1000) == VIDEO
+    assert stat.S_ISCHR(os.stat(device).st_mode)
+    os.close(terminal)
+    os.close(screen)
+
+
+def test_a_pipe_is_written_if_somebody_reads_it(server: PlayedServer, folder: Path) -> None:
+    os.mkfifo("pipe")
+    assert main(["generate", "clip.mp4", "--output", "pipe"]) == 1
+    assert kept(folder / "temporary") == [VIDEO]
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["generate", "clip.mp4", "--output", "pipe"]) == 0
+    assert os.read(reader, 1000) == VIDEO
+    os.close(reader)
 
 
 def test_inputs_of_one_folder_have_outputs_of_their_own(server: PlayedServer) -> None:
