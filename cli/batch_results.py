@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cosmos_triton.cli.files import write_atomically
 
-_FILE = "results.jsonl"
+FILE = "results.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +36,34 @@ class Result:
     fingerprint: str | None = None
     report: dict[str, Any] | None = None
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether the values read from a file have the types above, as far as anything depends on them."""
+        has_report = self.report is None or isinstance(self.report, dict)
+        return type(self.index) is int and self.file in (None, video_name(self.index)) and has_report
+
+
+def video_name(index: int) -> str:
+    """The file of a line's video."""
+    return f"{index}.mp4"
+
 
 def read_results(folder: Path) -> dict[int, Result]:
     """The results of an earlier run by index. Invalid lines are ignored."""
     try:
-        lines = (folder / _FILE).read_bytes().splitlines()
+        lines = (folder / FILE).read_bytes().splitlines()
     except FileNotFoundError:
         return {}
     results = {}
     for line in lines:
-        try:
+        with suppress(ValueError, TypeError, RecursionError):
             result = Result(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        results[result.index] = result
+            if result.is_sound:
+                results[result.index] = result
     return results
 
 
 def write_results(folder: Path, results: dict[int, Result]) -> None:
     """Rewrite the file, so that it is complete and in order at any time."""
     lines = (json.dumps(asdict(results[index])) + "\n" for index in sorted(results))
-    write_atomically(folder / _FILE, "".join(lines).encode())
+    write_atomically(folder / FILE, "".join(lines).encode())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cosmos_triton.cli.commands import Commands
+from cosmos_triton.cli.files import check_folder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 
 DOWNLOADABLE = [deployment.name for deployment in DEPLOYMENTS.values() if not deployment.is_tiny]
@@ -88,6 +89,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
 def _tiny(args: argparse.Namespace) -> int:
     from cosmos_triton.tiny.checkpoint_tree import write_tiny_tree
 
+    check_folder("DIR", args.directory)
     write_tiny_tree(args.directory, seed=args.seed)
     return 0
 
@@ -95,6 +97,7 @@ def _tiny(args: argparse.Namespace) -> int:
 def _download(args: argparse.Namespace) -> int:
     from cosmos_triton.export.checkpoints.download import download
 
+    check_folder("--to", args.to)
     download(args.to, DEPLOYMENTS[args.deployment])
     return 0
 
@@ -102,6 +105,7 @@ def _download(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from cosmos_triton.export.checkpoints.convert import convert
 
+    check_folder("DIR", args.directory)
     problems = convert(args.directory)
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from cosmos_triton.cli.messages import print_problem
 from cosmos_triton.client.errors import GuardrailBlocked, InvalidInput, WorldError
 
 FAILED = 1
@@ -14,7 +13,7 @@ INTERRUPTED = 130  # by Ctrl-C, as shells report it
 
 def print_error(error: WorldError, *, about: object = None) -> int:
     """Print an error as one line on stderr, after the file that it is about; returns the exit code."""
-    print(error if about is None else f"{about}: {error}", file=sys.stderr)
+    print_problem(error if about is None else f"{about}: {error}")
     match error:
         case InvalidInput():
             return INVALID

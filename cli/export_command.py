@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cosmos_triton.cli.commands import Commands
+from cosmos_triton.cli.files import check_folder
 from cosmos_triton.runtime.backends.graphs import FOLDER
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.stages import GRAPHS, STAGES
@@ -73,14 +74,21 @@ def _stages(args: argparse.Namespace) -> list[str]:
     return [stage for stage in GRAPHS if STAGES[stage].is_in(DEPLOYMENTS[args.deployment])]
 
 
+def _root(args: argparse.Namespace) -> Path:
+    """The folder of the graphs, which takes minutes to fill, so it is tried first."""
+    root: Path = args.output or args.checkpoint_dir / FOLDER
+    check_folder("--output", root)
+    return root
+
+
 # Each kind imports torch itself, so that other commands start without it.
 
 
 def _onnx(args: argparse.Namespace) -> int:
     from cosmos_triton.export.graphs.onnx_export import export_onnx
 
+    root = _root(args)
     for stage in _stages(args):
-        root = args.output or args.checkpoint_dir / FOLDER
         export_onnx(stage, DEPLOYMENTS[args.deployment], args.checkpoint_dir, root)
     return 0
 
@@ -88,8 +96,8 @@ def _onnx(args: argparse.Namespace) -> int:
 def _tensorrt(args: argparse.Namespace) -> int:
     from cosmos_triton.export.graphs.tensorrt_export import export_tensorrt
 
+    root = _root(args)
     for stage in _stages(args):
-        root = args.output or args.checkpoint_dir / FOLDER
         export_tensorrt(
             stage,
             DEPLOYMENTS[args.deployment],

@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 
 from cosmos_triton.cli.commands import Commands
-from cosmos_triton.cli.exit_codes import print_error
 from cosmos_triton.cli.single import generate_file
-from cosmos_triton.client.errors import InvalidInput
 from cosmos_triton.client.tensors import Parameters
 from cosmos_triton.client.world_client import WorldClient
 
@@ -32,7 +30,12 @@ def add_generate(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--disable-diffusion-decoder", action="store_true", help="decode with the discrete tokenizer: faster, coarser"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: outputs/, with the name of INPUT")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: outputs/, with INPUT's name, and .mp4 after any other ending",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the server's report")
     add_server_options(parser)
     parser.set_defaults(run=_generate)
@@ -47,7 +50,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    output = args.output or Path("outputs", f"{args.input.stem}.mp4")
+    output = args.output or default_output(args.input)
     parameters = Parameters(
         prompt=args.prompt,
         num_input_frames=args.num_input_frames,
@@ -56,8 +59,11 @@ def _generate(args: argparse.Namespace) -> int:
         seed=args.seed,
         disable_diffusion_decoder=args.disable_diffusion_decoder,
     )
-    try:
-        with WorldClient(args.url, args.protocol) as client:
-            return generate_file(client, args.input, parameters, output=output, report=args.report)
-    except InvalidInput as error:  # an invalid url
-        return print_error(error)
+    with WorldClient(args.url, args.protocol) as client:
+        return generate_file(client, args.input, parameters, output=output, output_flag="--output", report=args.report)
+
+
+def default_output(visual_input: Path) -> Path:
+    """Inputs of one folder have different outputs: clip.mp4 and clip.jpg become clip.mp4 and clip.jpg.mp4."""
+    name = visual_input.name
+    return Path("outputs", name if visual_input.suffix == ".mp4" else f"{name}.mp4")

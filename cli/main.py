@@ -14,12 +14,15 @@ from cosmos_triton.cli import (
     serve_command,
     source_commands,
 )
-from cosmos_triton.cli.exit_codes import FAILED, INTERRUPTED
+from cosmos_triton.cli.exit_codes import FAILED, INTERRUPTED, print_error
+from cosmos_triton.cli.messages import accept_any_character, print_problem
+from cosmos_triton.client.errors import WorldError
 from cosmos_triton.runtime.errors import CosmosError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
+    accept_any_character()
     parser = argparse.ArgumentParser(
         prog="cosmos-triton", description="Cosmos-1.0 autoregressive world models, served by Triton."
     )
@@ -34,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
+    except WorldError as error:
+        return print_error(error)
     except CosmosError as error:
         print(error, file=sys.stderr)
     except ModuleNotFoundError as error:
@@ -41,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"{error}: this command needs the server packages: pip install 'cosmos-triton[server]'", file=sys.stderr)
     except OSError as error:  # such as a full disk or a missing permission
-        print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
+        print_problem(f"{error.filename}: {error.strerror}" if error.filename else error)
     except KeyboardInterrupt:
         return INTERRUPTED
     return FAILED

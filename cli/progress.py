@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Any, Never, Self
 
 from tqdm import tqdm
 
+from cosmos_triton.cli.messages import print_problem
 from cosmos_triton.client.world_client import Event
 
 
@@ -44,4 +44,4 @@ def print_warnings(*reports: dict[str, Any]) -> None:
     """Print the warnings in the server's reports, each once."""
     warnings = [warning for report in reports for warning in report.get("warnings", ())]
     for warning in dict.fromkeys(warnings):
-        print(f"warning: {warning}", file=sys.stderr)
+        print_problem(f"warning: {warning}")

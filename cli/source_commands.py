@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from cosmos_triton.cli.batch import Batch
+from cosmos_triton.cli.batch import FOLDER_FLAG, Batch
 from cosmos_triton.cli.batch_file import read_batch
+from cosmos_triton.cli.batch_results import FILE
 from cosmos_triton.cli.commands import Commands
-from cosmos_triton.cli.exit_codes import print_error
 from cosmos_triton.cli.generate_command import add_server_options
 from cosmos_triton.cli.single import generate_file
 from cosmos_triton.client.errors import InvalidInput, ServerFailed
@@ -95,25 +96,29 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    try:
-        _check_combination(args)
-        _warn_about_unused(args)
-        with WorldClient(args.url, args.protocol) as client:
-            deployment = _deployment_of(client, args)
-            return _run_batch(args, client, deployment) if _is_batch(args) else _run_single(args, client)
-    except InvalidInput as error:
-        return print_error(error)
+    _check_combination(args)
+    _warn_about_unused(args)
+    with WorldClient(args.url, args.protocol) as client:
+        deployment = _deployment_of(client, args)
+        return _run_batch(args, client, deployment) if _is_batch(args) else _run_single(args, client)
 
 
 def _run_single(args: argparse.Namespace, client: WorldClient) -> int:
     parameters = _parameters(args)
     parameters["prompt"] = args.prompt
     output = args.video_save_folder / f"{args.video_save_name}.mp4"
-    return generate_file(client, args.input_image_or_video_path, parameters, output=output)
+    return generate_file(
+        client,
+        args.input_image_or_video_path,
+        parameters,
+        output=output,
+        output_flag=f"--video_save_name in {FOLDER_FLAG}",
+    )
 
 
 def _run_batch(args: argparse.Namespace, client: WorldClient, deployment: Deployment) -> int:
     path = args.batch_input_path or args.input_prompts_path
+    _check_is_not_results(args)
     try:
         lines = read_batch(path, prompts_path=args.input_prompts_path, takes_prompt=args.is_video2world)
     except OSError as error:
@@ -126,6 +131,16 @@ def _run_batch(args: argparse.Namespace, client: WorldClient, deployment: Deploy
         deployment=deployment.name,
         concurrency=args.concurrency,
     ).run(client)
+
+
+def _check_is_not_results(args: argparse.Namespace) -> None:
+    results = os.path.realpath(args.video_save_folder / FILE)
+    for flag, path in (
+        ("--batch_input_path", args.batch_input_path),
+        ("--input_prompts_path", args.input_prompts_path),
+    ):
+        if path and os.path.realpath(path) == results:
+            raise InvalidInput(f"{flag}: value {str(path)!r}; accepted: a file other than the batch's own results")
 
 
 def _is_batch(args: argparse.Namespace) -> bool:

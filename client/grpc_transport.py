@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Sequence
+from ipaddress import ip_address
 from queue import SimpleQueue
 from typing import Any
+from urllib.request import proxy_bypass
 
 import grpc  # type: ignore[import-untyped]
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2, service_pb2_grpc
@@ -16,6 +19,7 @@ from cosmos_triton.client.tensors import MODEL, STREAM_MODEL, Tensor, bytes_of
 DEFAULT_URL = "localhost:8001"
 
 _PROBE_SECONDS = 5.0
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # the first one counts; gRPC reads no other spelling
 _OPTIONS = [
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
@@ -24,11 +28,16 @@ _OPTIONS = [
 
 
 class GrpcTransport:
-    """One channel for all requests. Thread-safe."""
+    """One channel for all requests. Thread-safe.
+
+    gRPC connects through a proxy of the environment, but never to this machine.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._channel = grpc.insecure_channel(url, options=_OPTIONS)
+        self._proxy = _proxy_variable(_host_of(url))
+        options = [*_OPTIONS, ("grpc.enable_http_proxy", int(self._proxy is not None))]
+        self._channel = grpc.insecure_channel(url, options=options)
         self._server = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, tensors: Sequence[Tensor], *, deadline: float | None) -> Generator[dict[str, bytes]]:
@@ -74,7 +83,8 @@ class GrpcTransport:
         code, message = error.code(), error.details()
         # A full queue and a lost connection have the same code. Only in the first case is the server live.
         if code == grpc.StatusCode.UNAVAILABLE and not self._is_live():
-            return ServerUnreachable(f"no connection to {self._url} over grpc: {message}")
+            through = f" through the proxy of {self._proxy}" if self._proxy else ""
+            return ServerUnreachable(f"no connection to {self._url} over grpc{through}: {message}")
         return server_error(message, code=code.name)
 
     def _is_live(self) -> bool:
@@ -82,6 +92,26 @@ class GrpcTransport:
             return self._server.ServerLive(service_pb2.ServerLiveRequest(), timeout=_PROBE_SECONDS).live
         except grpc.RpcError:
             return False
+
+
+def _host_of(url: str) -> str:
+    """Of host:port or [::1]:port, which may have gRPC's ipv4: or ipv6: in front."""
+    host, _, port = url.rpartition(":")
+    return (host if port.isdecimal() else url).removeprefix("ipv4:").removeprefix("ipv6:").strip("[]")
+
+
+def _proxy_variable(host: str) -> str | None:
+    """The environment variable with the proxy that gRPC would connect through, if there is one for this host."""
+    if _is_loopback(host) or proxy_bypass(host):
+        return None
+    return next((name for name in _PROXY_VARIABLES if os.environ.get(name)), None)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return host.lower() in ("localhost", "ip6-localhost") or host.lower().endswith(".localhost")
 
 
 def _forward(call: Any, messages: SimpleQueue[Any]) -> None:

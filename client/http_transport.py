@@ -26,7 +26,7 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"  # length of the JSON in fron
 
 
 class HttpTransport:
-    """One connection per request. Thread-safe."""
+    """One connection per request, never through a proxy. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -45,12 +45,22 @@ class HttpTransport:
         headers, content = self._request(
             "POST", f"/v2/models/{MODEL}/infer", body, {_HEADER_LENGTH: str(len(header))}, deadline=deadline
         )
-        yield _outputs(content, header_length=int(headers[_HEADER_LENGTH]))
+        try:
+            outputs = _outputs(content, header_length=int(headers[_HEADER_LENGTH]))
+        except (ValueError, LookupError, TypeError):
+            raise self._not_triton() from None
+        yield outputs
 
     def model_parameters(self) -> dict[str, str]:
         """The `parameters` of the pipeline's config.pbtxt."""
         _, content = self._request("GET", f"/v2/models/{MODEL}/config", deadline=_PROBE_SECONDS)
-        return {name: value["string_value"] for name, value in json.loads(content)["parameters"].items()}
+        try:
+            return {name: value["string_value"] for name, value in json.loads(content)["parameters"].items()}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise self._not_triton() from None
+
+    def _not_triton(self) -> ServerFailed:
+        return ServerFailed(f"what answers at {self._url} over http is not a Triton server, or a page in front of it")
 
     def close(self) -> None:
         with self._lock:

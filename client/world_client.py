@@ -174,7 +174,6 @@ def _read(visual_input: bytes | str | PathLike[str]) -> bytes:
         return visual_input
     try:
         return Path(visual_input).read_bytes()
-    except OSError as error:
-        raise InvalidInput(
-            f"visual_input: value {str(visual_input)!r}; accepted: a readable file ({error.strerror})"
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError: NUL or a lone surrogate in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"visual_input: value {str(visual_input)!r}; accepted: a readable file ({reason})") from None

@@ -19,11 +19,15 @@ from pathlib import Path
 from nltk.tokenize import NLTKWordTokenizer
 
 from cosmos_triton.guardrail.lemmas import WordNet
-from cosmos_triton.guardrail.spellings import PLACEHOLDER, LookAlikes, fold, to_ascii
+from cosmos_triton.guardrail.readings import TooManyLayersError, readings, spelled_out
+from cosmos_triton.guardrail.spellings import PLACEHOLDER, LookAlikes
 from cosmos_triton.guardrail.verdict import Verdict
 
 LISTS = ("custom", "whitelist", "exact_match")  # folders of the released blocklist
 NEAR_MATCH_MIN_CHARS = 4  # shorter entries of `exact_match` match as whole words only
+SPELLED_OUT_MIN_CHARS = 3  # A B is no way to write AB
+REVERSED_MIN_CHARS = 4  # many shorter words are abbreviations or units backwards
+_WORD = re.compile(r"[\w@$*'\"]{2,}", re.ASCII)
 
 
 class Violation(Enum):
@@ -34,6 +38,9 @@ class Violation(Enum):
     WHOLE_WORD = "whole_word", "the prompt has a blocked word"
     NEAR_MATCH = "near_match", "the prompt has a word that resembles a blocked one"
     MISSPELT = "misspelt", "the prompt has what may be a blocked word with a letter missing, exchanged or swapped"
+    SPELLED_OUT = "spelled_out", "the prompt spells out a blocked word letter by letter"
+    REVERSED = "reversed", "the prompt has a blocked word written backwards"
+    ENCODED = "encoded", "the prompt is encoded several times over and cannot be read"
 
     def __init__(self, category: str, reason: str) -> None:
         self.category = category
@@ -67,7 +74,11 @@ class Blocklist:
         self.lemmatize = lemmatize
         self.is_word = is_word
         self._tokenize = NLTKWordTokenizer().tokenize
-        self._custom = LookAlikes(word for word in _entries(custom) if word not in self.whitelist)
+        custom = [word for word in _entries(custom) if word not in self.whitelist]
+        self._custom = LookAlikes(custom)
+        listed = [*custom, *(entry for entry in self.exact_match if entry not in self.whitelist)]
+        self._spelled_out = LookAlikes(_spelled_out_entries(listed))
+        self._reversed = LookAlikes(_reversed_entries(listed))
         self._near = NearMatches(entry for entry in self.exact_match if len(entry) >= near_match_min_chars)
 
     @classmethod
@@ -98,22 +109,19 @@ class Blocklist:
         return Verdict.blocked(self.name, violation.category, reason=violation.reason)
 
     def violation(self, prompt: str) -> Violation | None:
-        """The first rule that the prompt violates, or None.
-
-        A prompt outside ASCII is matched twice: without its other characters, as the reference does, and folded to the
-        ASCII that it looks like.
-        """
+        """The first rule that the prompt violates, or None. Every reading of it is matched."""
         if not prompt.strip():
             return Violation.EMPTY
-        if prompt.isascii():
-            return self._violation(prompt)
-        return self._violation(to_ascii(prompt)) or self._violation(fold(prompt))
+        try:
+            return next(filter(None, map(self._violation, readings(prompt))), None)
+        except TooManyLayersError:
+            return Violation.ENCODED
 
     def _violation(self, text: str) -> Violation | None:
         lemmas = " ".join(self.lemmatize(token.lower()) for token in self._tokenize(text))
         if self.has_custom_word(text) or self.has_custom_word(lemmas):
             return Violation.CUSTOM
-        return self._exact_match(text.lower().split())
+        return self._exact_match(text.lower().split()) or self._disguised(text.lower())
 
     def has_custom_word(self, text: str) -> bool:
         """Whether the text contains a custom word, other than within whitelisted tokens."""
@@ -139,6 +147,18 @@ class Blocklist:
             if not all(word in self.whitelist or self.is_word(word) for word in window.split()):
                 return Violation.MISSPELT
         return None
+
+    def _disguised(self, text: str) -> Violation | None:
+        """Match words spelled out or backwards in lower-case text. What is English as it stands is not backwards."""
+        if any(self._spelled_out.found_in(" ".join(run)) for run in spelled_out(text)):
+            return Violation.SPELLED_OUT
+        if self._reversed.found_in(text) and self._reversed.found_in(_WORD.sub(self._mask_english, text)):
+            return Violation.REVERSED
+        return None
+
+    def _mask_english(self, token: re.Match[str]) -> str:
+        word = token.group().strip("'\"")
+        return PLACEHOLDER if word in self.whitelist or self.is_word(word) else token.group()
 
 
 class NearMatches:
@@ -191,6 +211,21 @@ def _deletions(word: str) -> Iterator[tuple[int, str]]:
 def _transpositions(word: str) -> Iterator[str]:
     """The word with each pair of neighbours swapped."""
     return (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1))
+
+
+def _spelled_out_entries(entries: Iterable[str]) -> Iterator[str]:
+    """As they are spelled out, without separators: forwards, and if they are long enough backwards."""
+    for entry in entries:
+        letters = "".join(character for character in entry if character.isalnum())
+        if len(letters) >= SPELLED_OUT_MIN_CHARS:
+            yield letters
+        if len(letters) >= REVERSED_MIN_CHARS:
+            yield letters[::-1]
+
+
+def _reversed_entries(entries: Iterable[str]) -> Iterator[str]:
+    """Backwards, in the singular and the plural."""
+    return (form[::-1] for entry in entries if len(entry) >= REVERSED_MIN_CHARS for form in (entry, f"{entry}s"))
 
 
 def _read_list(folder: Path) -> list[str]:

@@ -1,9 +1,7 @@
-"""The guardrail of the stage text_guardrail: the checks of a prompt, with a cache."""
+"""The guardrail of the stage text_guardrail: the checks of a prompt."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +17,6 @@ from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, run_check
 from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.residency import Placement
 
-CACHE_SIZE = 4096  # prompts
-
 
 class PromptCheck(Protocol):
     name: str
@@ -31,28 +27,18 @@ class PromptCheck(Protocol):
 class PromptGuardrail:
     """Runs the checks of a prompt in order, up to the first that blocks.
 
-    An LRU cache holds judgements by the prompt's hash: word lists and policy are fixed once loaded. The judgement of a
-    check that failed is not cached.
+    Nothing is remembered of a prompt: with a cache, the time of an answer would tell anyone who asks whether somebody
+    had the same prompt before.
 
     Args:
         checks: the cheapest first.
-        cache_size: how many judgements to keep.
         check_seconds: time limit of each check.
     """
 
-    def __init__(
-        self,
-        checks: Sequence[PromptCheck],
-        policy: Policy,
-        *,
-        cache_size: int = CACHE_SIZE,
-        check_seconds: float = CHECK_SECONDS,
-    ) -> None:
+    def __init__(self, checks: Sequence[PromptCheck], policy: Policy, *, check_seconds: float = CHECK_SECONDS) -> None:
         self.checks = checks
         self.policy = policy
         self.check_seconds = check_seconds
-        self._cache_size = cache_size
-        self._cache: OrderedDict[bytes, Judgement] = OrderedDict()  # the most recently used last
 
     @classmethod
     def load(cls, checkpoint_dir: Path, placement: Placement) -> PromptGuardrail:
@@ -69,16 +55,6 @@ class PromptGuardrail:
         return cls((blocklist, aegis), policy)
 
     def judge(self, prompt: str) -> Judgement:
-        key = hashlib.sha256(prompt.encode()).digest()
-        judgement = self._cache.get(key) or self._run_checks(prompt)
-        if not judgement.last.is_error:
-            self._cache[key] = judgement
-            self._cache.move_to_end(key)
-            if len(self._cache) > self._cache_size:
-                self._cache.popitem(last=False)
-        return judgement
-
-    def _run_checks(self, prompt: str) -> Judgement:
         verdicts: list[Verdict] = []
         for check in self.checks:
             verdicts.append(run_check(check.name, partial(check.judge, prompt), seconds=self.check_seconds))

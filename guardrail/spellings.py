@@ -19,6 +19,8 @@ from better_profanity.varying_string import VaryingString
 _lines = Path(__file__).with_name("look_alikes.txt").read_text(encoding="utf-8").splitlines()
 _letters = dict(line.split() for line in _lines if not line.startswith("#"))
 _ASCII = str.maketrans({sign: letter for letter, signs in _letters.items() for sign in signs})
+# Alphabets from A to Z that Unicode does not decompose: in black circles, in black squares, and of flags.
+_ASCII |= {first + i: chr(ord("a") + i) for first in (0x1F150, 0x1F170, 0x1F1E6) for i in range(26)}
 
 # Replaces a token that was taken out of a text, so that its neighbours are not joined. No word contains it.
 PLACEHOLDER = "\ue000"
@@ -30,55 +32,58 @@ def to_ascii(text: str) -> str:
     return re.sub(r"[^\x00-\x7f]+", " ", text)
 
 
+def visible(text: str) -> str:
+    """`text` in Unicode's compatibility forms, without accents and characters that show nothing."""
+    if text.isascii():
+        return text
+    decomposed = unicodedata.normalize("NFKD", text)
+    return "".join(character for character in decomposed if unicodedata.category(character) not in _INVISIBLE)
+
+
 def fold(text: str) -> str:
     """`text` in lower-case ASCII as it looks; each run of characters that look like no ASCII becomes one space."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    visible = "".join(character for character in decomposed if unicodedata.category(character) not in _INVISIBLE)
-    return to_ascii(visible.lower().translate(_ASCII))
+    return to_ascii(visible(text).lower().translate(_ASCII))
 
 
 class LookAlikes:
     """Finds words of a list in ASCII text, in any of better-profanity's spellings: `@` for a, `1` for i or l, and so
     on, and spelled out over neighbouring tokens (s p e l l e d).
 
-    The library compares every token with every word. Here words are hashed into buckets by a canonical spelling, and a
-    token is only compared with its bucket. Two gaps of the library are closed: it skips texts of one character, and
-    never joins a last token of one character.
+    The library compares every token with every word. Here words are hashed into buckets by a canonical spelling, tokens
+    are joined while they begin a word, and are only compared with their bucket. Three gaps of the library are closed:
+    it skips texts of one character, never joins a last token of one character, nor more than some six tokens.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
-        library = Profanity()  # for its tables, and for how many tokens it joins, which depends on its own words
-        self._canonical = str.maketrans(_representatives(library.CHARS_MAPPING))
+        mapping = Profanity().CHARS_MAPPING
+        self._canonical = str.maketrans(_representatives(mapping))
         self._buckets: defaultdict[str, list[VaryingString]] = defaultdict(list)
-        self._max_joined = library.MAX_NUMBER_COMBINATIONS
         for word in words:
-            spellings = VaryingString(word, char_map=library.CHARS_MAPPING)
-            self._buckets[word.translate(self._canonical)].append(spellings)
-            separators = sum(character not in ALLOWED_CHARACTERS for character in word)
-            self._max_joined = max(self._max_joined, separators)
-        self._longest = max(map(len, self._buckets), default=0)
+            self._buckets[word.translate(self._canonical)].append(VaryingString(word, char_map=mapping))
+        self._beginnings = {bucket[:length] for bucket in self._buckets for length in range(1, len(bucket) + 1)}
         word_characters = "".join(chr(code) for code in range(128) if chr(code) in ALLOWED_CHARACTERS)
         self._token = re.compile(f"[{re.escape(word_characters)}{PLACEHOLDER}]+")
 
     def found_in(self, text: str) -> bool:
         """Whether the text contains a word."""
         text = text.lower()
-        canonical, buckets, longest = text.translate(self._canonical), self._buckets, self._longest
         spans = [match.span() for match in self._token.finditer(text)]
-        for index, (start, end) in enumerate(spans):
-            joined = canonical[start:end]  # tokens without the separators between them
-            if joined in buckets and self._is_listed(text[start:end], joined):
+        canonical = text.translate(self._canonical)
+        return any(self._begins_at(index, spans, text, canonical) for index in range(len(spans)))
+
+    def _begins_at(self, index: int, spans: list[tuple[int, int]], text: str, canonical: str) -> bool:
+        """Whether a word begins with the token at spans[index]."""
+        start = spans[index][0]
+        joined = ""  # tokens without the separators between them
+        for left, right in (spans[i] for i in range(index, len(spans))):
+            joined += canonical[left:right]
+            whole = canonical[start:right]  # with the separators, as in a phrase
+            if joined in self._buckets and self._is_listed("".join(self._token.findall(text[start:right])), joined):
                 return True
-            for following in range(index + 1, min(index + 1 + self._max_joined, len(spans))):
-                if len(joined) >= longest:
-                    break
-                left, right = spans[following]
-                joined += canonical[left:right]
-                if joined in buckets and self._is_listed("".join(self._token.findall(text[start:right])), joined):
-                    return True
-                whole = canonical[start:right]  # with the separators, as in a phrase
-                if whole in buckets and self._is_listed(text[start:right], whole):
-                    return True
+            if whole in self._buckets and self._is_listed(text[start:right], whole):
+                return True
+            if joined not in self._beginnings and whole not in self._beginnings:
+                return False
         return False
 
     def _is_listed(self, token: str, bucket: str) -> bool:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, get_token, hf_hub_url
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from cosmos_triton.export.checkpoints.catalogue import HUB_REPOSITORIES, HubRepository
+from cosmos_triton.export.checkpoints.hub_errors import HUB_ERRORS, can_pass, explain
 from cosmos_triton.export.checkpoints.manifest import Manifest, sha256_of
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.errors import CheckpointError
@@ -33,6 +34,7 @@ TIMEOUT_S = 30.0
 class RemoteFile:
     """A file on the hub and its destination; `sha256` is None for small files, which the hub keeps as git blobs."""
 
+    repository: str
     url: str
     path: Path
     size: int
@@ -112,21 +114,12 @@ def _plan(repository: HubRepository, directory: Path, manifest: Manifest) -> Dow
             raise CheckpointError(f"it has none of {', '.join(repository.wanted)}")
         # The list of files may be public where the files are not: request one.
         HfApi().get_hf_file_metadata(url=hf_hub_url(name, wanted[0], revision=info.sha), timeout=TIMEOUT_S)
-    except GatedRepoError as error:
-        how = f"accept its licence at https://huggingface.co/{name}"
-        if get_token() is None:
-            how += ", then log in with `hf auth login` or set HF_TOKEN"
-        raise CheckpointError(f"access is not granted: {how}") from error
-    except RepositoryNotFoundError as error:
-        reason = "no such repository, or a private one"
-        raise CheckpointError(f"{reason}{'' if get_token() else ', and no token to log in with'}") from error
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"the hub answers {error.response.status_code}: {_first_line(error)}") from error
-    except (httpx2.HTTPError, OfflineModeIsEnabled, ValueError) as error:  # ValueError: the response is not JSON
-        raise CheckpointError(f"{HfApi().endpoint} is out of reach: {_first_line(error)}") from error
+    except HUB_ERRORS as error:
+        raise CheckpointError(explain(error, name)) from error
 
     files = [
         RemoteFile(
+            repository=name,
             url=hf_hub_url(name, path, revision=info.sha),
             path=directory / repository.folder / path,
             size=siblings[path].size or 0,
@@ -195,9 +188,13 @@ def _fetch(file: RemoteFile, bar: tqdm[Any]) -> str:
             _stream(file, bar)
         except (httpx2.TransportError, HfHubHTTPError) as error:
             attempts = attempts + 1 if file.missing_bytes() == missing else 0
-            if attempts == MAX_ATTEMPTS:
-                raise CheckpointError(f"{file.url}: {_first_line(error)}; run again to continue") from error
+            if attempts == MAX_ATTEMPTS or not can_pass(error):
+                raise CheckpointError(
+                    f"{file.url}: {explain(error, file.repository)}; run again to continue"
+                ) from error
             time.sleep(attempts)
+        except OSError as error:  # such as a full disk
+            raise CheckpointError(f"{file.path}: {error.strerror}; run again to continue") from error
     sha256, is_intact = _check_content(file, file.partial)
     if not is_intact:
         file.partial.unlink()
@@ -222,7 +219,3 @@ def _stream(file: RemoteFile, bar: tqdm[Any]) -> None:
 
 def _bytes(size: int) -> str:
     return tqdm.format_sizeof(size, "B")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -37,6 +37,7 @@ class Hub:
     repositories: dict[str, HubRepository] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range header
     cut_after: dict[str, list[int]] = field(default_factory=dict)  # file name -> bytes sent before each cut
+    answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)  # path ending -> status, ...
     ignores_ranges: bool = False
     granted: bool = True
 
@@ -61,7 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(\w+)", path):
+        if answer := next((answer for end, answer in self.hub.answers.items() if path.endswith(end)), None):
+            self._answer(*answer)
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(\w+)", path):
             self._describe(*match.groups())
         elif match := re.fullmatch(r"/(cdn/)?([^/]+/[^/]+)/resolve/(\w+)/(.+)", path):
             self._resolve(*match.groups())

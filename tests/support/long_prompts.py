@@ -21,3 +21,10 @@ def long_prompts() -> dict[str, str]:
     prompts["Cyrillic"] = "".join(rng.choices("\u0430\u0435\u043e\u0440\u0441\u0445 ", k=100_000))
     prompts["ligatures"], prompts["zero width"] = "\ufdfa" * 33_000, "z\u200b" * 25_000
     return {name: prompt.encode()[:100_000].decode(errors="ignore") for name, prompt in prompts.items()}
+
+
+def long_encoded_prompts() -> dict[str, str]:
+    """Of 100 KB each, of what is decoded before it is judged."""
+    patterns = ("%41", "&#97;", "&amp;", "\\u0061", "<a", "<b>", "\u202ea")
+    prompts = {pattern: (pattern * 100_000)[:100_000] for pattern in patterns}
+    return prompts | {"a number": "&#" + "1" * 100_000}
