@@ -24,13 +24,14 @@ class TritonPythonModel:
 
 def decode_media(request):
     decoded = decode(array(request, "visual_input")[0], scalar(request, "num_input_frames"))
-    used, height, width, _ = decoded.frames.shape
+    height, width = decoded.size
     info = {
         "kind": decoded.kind,
         "width": width,
         "height": height,
+        "pixel_aspect": decoded.pixel_aspect.as_integer_ratio(),
         "frames": decoded.frames_in_file,
         "fps": decoded.fps,
-        "num_input_frames": used,
+        "num_input_frames": len(decoded.frames),
     }
     return [pb.Tensor("frames", decoded.frames), json_tensor("info", info)]

@@ -5,7 +5,8 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
-from cosmos_triton.pipeline.tensors import array
+from cosmos_triton.pipeline.tensors import array, optional_array
+from cosmos_triton.runtime.media.fit import SQUARE, pixel_aspect_of
 from cosmos_triton.runtime.media.frames import to_model_input
 from cosmos_triton.runtime.video_tokenizer import encode_input_frames
 
@@ -24,5 +25,7 @@ class TritonPythonModel:
 
     def encode(self, request):
         frames = torch.from_numpy(array(request, "frames")).to(self.device)  # [T, H, W, 3]
-        tokens = encode_input_frames(self.encoder, to_model_input(frames, self.size)[None])[0]
+        terms = optional_array(request, "pixel_aspect")
+        aspect = SQUARE if terms is None else pixel_aspect_of(terms.tolist())
+        tokens = encode_input_frames(self.encoder, to_model_input(frames, self.size, aspect)[None])[0]
         return [pb.Tensor("tokens", tokens.cpu().numpy())]
