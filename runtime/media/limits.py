@@ -26,7 +26,7 @@ class Limits:
     """
 
     file_bytes: int = 64 * MIB
-    side_pixels: int = 1 << 20
+    side_pixels: int = 1 << 18
     frame_pixels: int = 4096 * 4096
     picture_pixels: int = 8192 * 6144
     decoded_bytes: int = 256 * MIB

@@ -349,13 +349,13 @@ def test_a_clip_is_turned_upright(rotation: int, quarter_turns: int) -> None:
     ],
 )
 def test_a_photo_is_turned_upright(orientation: int, turn: Callable[[files.Pixels], files.Pixels], order: str) -> None:
-    shown = decode(files.with_orientation(JPEG, orientation, order=order)).frames[0]
+    shown = decode(files.with_metadata(JPEG, exif=files.exif(orientation, order=order))).frames[0]
     assert shown.shape == turn(files.quadrants()).shape
     assert_near(files.corners(shown), turn(files.COLOURS))
 
 
 def test_a_damaged_orientation_does_not_make_a_photo_unreadable() -> None:
-    data = files.with_orientation(JPEG, 6)
+    data = files.with_metadata(JPEG, exif=files.exif(6))
     directory = data.index(b"II*\0") + 4
     assert len(decode(data[:directory] + b"\xff" * 4 + data[directory + 4 :]).frames) == 1
 
