@@ -72,6 +72,8 @@ def clip(
         video = output.add_stream(codec, rate=FPS)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt, video.options = pix_fmt, options or quiet.get(codec, {})
+        if times is not None:
+            video.codec_context.time_base = Fraction(1, 600)
         if rotation is not None:
             video.set_display_rotation(rotation)
         if audio:
