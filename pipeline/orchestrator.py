@@ -77,7 +77,10 @@ class Orchestrator:
                 f"{job.deployment.name} fails on {percent} % of images (large objects out of nowhere, or a single "
                 "colour); a clip of 9 frames or a larger model fails on 0 to 3 %"
             )
-        return {"frames": outputs["frames"], "pixel_aspect": np.array(info["pixel_aspect"], np.int32)}
+        frames = {"frames": outputs["frames"]}
+        if "pixel_aspect" in info:
+            frames["pixel_aspect"] = np.array(info["pixel_aspect"], np.int32)
+        return frames
 
     async def _check_prompt(self, job: Job) -> None:
         if job.request.prompt is not None:
@@ -169,7 +172,8 @@ class Orchestrator:
 def _describe_fit(info: Mapping[str, Any], frames: Array, deployment: Deployment) -> str:
     """How frames [T, H, W, 3], which may have half the size of the file's, will be fitted."""
     source = frames.shape[1], frames.shape[2]
-    fit = Fit.plan(source, (deployment.height, deployment.width), pixel_aspect_of(info["pixel_aspect"])).describe()
+    aspect = pixel_aspect_of(info.get("pixel_aspect", (1, 1)))
+    fit = Fit.plan(source, (deployment.height, deployment.width), aspect).describe()
     return fit if source == (info["height"], info["width"]) else f"decoded at half its size, {fit}"
 
 

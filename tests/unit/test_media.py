@@ -435,6 +435,8 @@ def test_colours_come_back_as_they_were_encoded() -> None:
         np.zeros((0, 48, 64, 3), np.uint8),
         np.zeros((3, 47, 64, 3), np.uint8),
         np.zeros((3, 48, 63, 3), np.uint8),
+        np.zeros((1, 2, 4098, 3), np.uint8),
+        np.zeros((1, 60_000, 2, 3), np.uint8),
     ],
     ids=lambda video: f"{video.dtype}{list(video.shape)}",
 )
@@ -443,7 +445,20 @@ def test_frames_that_cannot_be_encoded_are_refused(video: files.Pixels) -> None:
         encode_mp4(video, metadata={})
 
 
-@pytest.mark.parametrize("text", [b"", b"\xff", b"[]", b"7", b'{"seed": 7}', b'{"a": {"b": "c"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"7",
+        b'{"seed": 7}',
+        b'{"a": {"b": "c"}}',
+        b"[" * 50_000,
+        b'{"a": "\\ud800"}',
+        b" " * 70_000,
+    ],
+)
 def test_metadata_other_than_strings_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidValue, match=r"^metadata: value .*; accepted: a JSON object of strings"):
         parse_metadata(text)

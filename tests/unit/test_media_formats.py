@@ -133,7 +133,7 @@ def test_every_kind_of_png(bits: int, colour: int) -> None:
     assert (frame[:, 1::2] >= 254).all()
 
 
-@pytest.mark.parametrize("pix_fmt", ["yuvj420p", "yuvj422p", "yuvj444p", "gray"])
+@pytest.mark.parametrize("pix_fmt", ["yuvj420p", "yuvj422p", "yuvj444p"])
 @pytest.mark.parametrize("size", [(63, 47), (64, 48), (1, 1), (17, 2)])
 def test_every_chroma_and_odd_size_of_a_jpeg(pix_fmt: str, size: tuple[int, int]) -> None:
     width, height = size
