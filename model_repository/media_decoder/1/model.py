@@ -26,7 +26,7 @@ class TritonPythonModel:
 def decode_media(request):
     decoded = decode(array(request, "visual_input")[0], scalar(request, "num_input_frames"))
     height, width = decoded.size
-    info = {
+    info: dict[str, object] = {
         "kind": decoded.kind,
         "width": width,
         "height": height,
