@@ -42,10 +42,9 @@ _OTHERS: tuple[tuple[str, int, bytes, str], ...] = (
     ("svg", 0, b"<svg", CONVERT_PHOTO),
 )
 _TS_PACKET = 188  # bytes, each starting with a sync byte
-# Brands of still pictures in the boxes of an mp4.
-_PICTURE_BRANDS = {b"avif": "avif", b"avis": "avif", b"mif1": "heif", b"msf1": "heif"} | dict.fromkeys(
-    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "heic"
-)
+# Brands of pictures in the boxes of an mp4, and of sequences of them, which some programs also give to clips.
+_PICTURE_BRANDS = {b"avif": "avif", b"mif1": "heif"} | dict.fromkeys((b"heic", b"heix", b"heim", b"heis"), "heic")
+_SEQUENCE_BRANDS = {b"avis": "avif", b"msf1": "heif"} | dict.fromkeys((b"hevc", b"hevx", b"hevm", b"hevs"), "heic")
 # The first box of a QuickTime file may be any of these.
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
@@ -65,9 +64,12 @@ def recognise(data: bytes) -> Format:
 
 
 def _check_is_no_picture(data: bytes) -> None:
-    name = _PICTURE_BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
+    if data[4:8] != b"ftyp":
+        return
+    brand = data[8:12]
+    name = _PICTURE_BRANDS.get(brand) or (_SEQUENCE_BRANDS.get(brand) if b"vide" not in data else None)
     if name:
-        raise refused(f"a picture in {name} format (brand {data[8:12].decode()!r})", CONVERT_PHOTO)
+        raise refused(f"a picture in {name} format (brand {brand.decode()!r})", CONVERT_PHOTO)
 
 
 def _unaccepted(data: bytes) -> InvalidValue:

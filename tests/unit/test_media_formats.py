@@ -86,6 +86,11 @@ def test_another_codec_is_named_with_how_to_convert_it(codec: str, coding: str) 
     assert "convert it: ffmpeg -i INPUT" in error.accepted
 
 
+def test_a_clip_with_the_brand_of_a_sequence_of_pictures_is_a_clip() -> None:
+    data = files.patched(files.clip(files.numbered(9)), b"ftyp", 0, b"hevc")
+    assert decode(data).frames_in_file == 9
+
+
 @pytest.mark.parametrize("name", ["cmyk.jpg", "progressive.jpg", "animated.png"])
 def test_an_unusual_picture_is_shown_in_its_colours(name: str) -> None:
     decoded = decode(sample(name))
