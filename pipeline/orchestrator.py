@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb
@@ -17,7 +19,8 @@ from cosmos_triton.pipeline.job import VERSION, Job
 from cosmos_triton.pipeline.metrics import GuardrailBlocks
 from cosmos_triton.pipeline.stage_calls import StageCalls, Tensors
 from cosmos_triton.pipeline.tensors import Array
-from cosmos_triton.runtime.media.fit import Fit
+from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.media.fit import Fit, pixel_aspect_of
 
 # Failure rate of image inputs in percent, as published with the models (100 clips each).
 IMAGE_FAILURE_PERCENT = {"4b": 15, "5b-video2world": 7}
@@ -56,15 +59,17 @@ class Orchestrator:
             video = await self._decode_by_diffusion(job, clip, context)
         return await self._encode_media(job, await self._check_video(job, video))
 
-    async def _decode_media(self, job: Job) -> Array:
-        """The input frames, uint8 [T, H, W, 3]; the report says what was read and how it will be fitted."""
+    async def _decode_media(self, job: Job) -> Tensors:
+        """The input frames, uint8 [T, H, W, 3], and their pixel aspect.
+
+        The report says what was read and how it will be fitted.
+        """
         inputs = {"visual_input": job.visual_input}
         if job.request.num_input_frames is not None:
             inputs["num_input_frames"] = np.array([job.request.num_input_frames], np.int32)
         outputs = await self._calls.call(job, "media_decoder", inputs)
         info = json.loads(outputs["info"][0])
-        fit = Fit.plan((info["height"], info["width"]), (job.deployment.height, job.deployment.width))
-        job.report["input"] = info | {"fit": fit.describe()}
+        job.report["input"] = info | {"fit": _describe_fit(info, outputs["frames"], job.deployment)}
         job.report["parameters"]["num_input_frames"] = info["num_input_frames"]
         percent = IMAGE_FAILURE_PERCENT.get(job.deployment.name)
         if info["kind"] == "image" and percent is not None:
@@ -72,16 +77,19 @@ class Orchestrator:
                 f"{job.deployment.name} fails on {percent} % of images (large objects out of nowhere, or a single "
                 "colour); a clip of 9 frames or a larger model fails on 0 to 3 %"
             )
-        return outputs["frames"]
+        frames = {"frames": outputs["frames"]}
+        if "pixel_aspect" in info:
+            frames["pixel_aspect"] = np.array(info["pixel_aspect"], np.int32)
+        return frames
 
     async def _check_prompt(self, job: Job) -> None:
         if job.request.prompt is not None:
             inputs = {"prompt": _bytes_tensor(job.request.prompt)}
             await self._check(job, "text_guardrail", inputs, PROMPT_CHECKS, outcome="prompt_blocked")
 
-    async def _encode_frames(self, job: Job, frames: Array) -> Array:
+    async def _encode_frames(self, job: Job, frames: Tensors) -> Array:
         """Tokens [t, h, w] of the input frames."""
-        return (await self._calls.call(job, "video_tokenizer_encoder", {"frames": frames}))["tokens"]
+        return (await self._calls.call(job, "video_tokenizer_encoder", frames))["tokens"]
 
     async def _encode_prompt(self, job: Job) -> Array | None:
         """The T5 embedding [512, C]; None where the deployment takes no prompt."""
@@ -159,6 +167,14 @@ class Orchestrator:
             self._blocks.count(judgement.last)
             raise Blocked(outcome, judgement.last)
         return outputs
+
+
+def _describe_fit(info: Mapping[str, Any], frames: Array, deployment: Deployment) -> str:
+    """How frames [T, H, W, 3], which may have half the size of the file's, will be fitted."""
+    source = frames.shape[1], frames.shape[2]
+    aspect = pixel_aspect_of(info.get("pixel_aspect", (1, 1)))
+    fit = Fit.plan(source, (deployment.height, deployment.width), aspect).describe()
+    return fit if source == (info["height"], info["width"]) else f"decoded at half its size, {fit}"
 
 
 def _bytes_tensor(text: str) -> Array:

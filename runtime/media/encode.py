@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from cosmos_triton.runtime.errors import InvalidValue
 
 FPS = 25
+MAX_SIDE = 4096  # pixels; the encoder itself takes up to 16384, in gigabytes of memory
+MAX_METADATA_BYTES = 1 << 16
 
 # Chosen for speed. 33 frames of 640x1024 take 0.32 to 0.35 s of CPU time and 0.5 to 0.75 MB, at a PSNR of 43 to 45 dB
 # (four clips). Without "zerolatency" (B-frames and lookahead, crf 17) it takes 0.38 to 0.40 s; size and PSNR are then
@@ -35,13 +37,14 @@ def encode_mp4(video: NDArray[np.uint8], *, metadata: Mapping[str, str]) -> byte
     so that players can start before the whole file has arrived.
 
     Raises:
-        InvalidValue: another shape or dtype, no frames, or an odd height or width, which yuv420p cannot have.
+        InvalidValue: another shape or dtype, no frames, or a height or width that is odd, which yuv420p cannot have, or
+            too large.
     """
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
         raise InvalidValue("video", f"{video.dtype} {list(video.shape)}", "uint8 [T, H, W, 3], none of them 0")
     height, width = video.shape[1:3]
-    if height % 2 or width % 2:
-        raise InvalidValue("video", f"{width}x{height} pixels", "an even width and height")
+    if height % 2 or width % 2 or max(height, width) > MAX_SIDE:
+        raise InvalidValue("video", f"{width}x{height} pixels", f"an even width and height of up to {MAX_SIDE}")
 
     file = io.BytesIO()
     container = av.open(
@@ -80,12 +83,15 @@ def parse_metadata(text: bytes) -> dict[str, str]:
     """The `metadata` of `encode_mp4` from JSON.
 
     Raises:
-        InvalidValue: not a flat JSON object of strings.
+        InvalidValue: not a flat JSON object of strings that can be written as UTF-8, or too long.
     """
     accepted = "a JSON object of strings"
+    if len(text) > MAX_METADATA_BYTES:
+        raise InvalidValue("metadata", f"{len(text)} bytes", f"{accepted}, up to {MAX_METADATA_BYTES} bytes")
     try:
         metadata = json.loads(text)
-    except ValueError as error:
+        json.dumps(metadata, ensure_ascii=False).encode()  # a lone surrogate cannot be
+    except (ValueError, RecursionError) as error:
         raise InvalidValue("metadata", f"{text[:40]!r} ({error})", accepted) from None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise InvalidValue("metadata", f"{text[:40]!r}", accepted)

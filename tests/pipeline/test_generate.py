@@ -119,6 +119,29 @@ def test_diffusion_decoder_can_be_left_out(
     assert quick.video != generations["clip", "grpc"].video
 
 
+@pytest.mark.parametrize(
+    ("data", "fit"),
+    [
+        (
+            (files.SAMPLES / "sar2.mp4").read_bytes(),
+            "pixels of 2:1, shown as 640x192, scaled from 320x192 to 534x160, cropped to 256x160",
+        ),
+        ((files.SAMPLES / "o6.png").read_bytes(), "scaled from 320x192 to 267x160, cropped to 256x160"),
+        (files.png(4096, 2, bytes(2 * (1 + 512)), bits=1, colour=0), "scaled from 4096x2 to 327680x160"),
+        (files.png(1, 12_000, bytes(12_000 * 2), bits=1, colour=0), "scaled from 1x12000 to 256x3072000"),
+        (
+            files.png(8064, 6048, bytes(6048 * (1 + 1008)), bits=1, colour=0),
+            "decoded at half its size, scaled from 4032x",
+        ),
+    ],
+    ids=["pixel aspect", "orientation", "wide", "tall", "large"],
+)
+def test_input_of_any_shape_is_fitted_and_the_report_says_how(base: PipelineServer, data: bytes, fit: str) -> None:
+    report = base.generate(visual_input=data, disable_diffusion_decoder=True).report
+    assert report["outcome"] == "generated"
+    assert report["input"]["fit"].startswith(fit)
+
+
 def test_events_tell_how_far_each_stage_is(video2world: PipelineServer) -> None:
     events: list[Event] = []
     video2world.generate(on_event=events.append)

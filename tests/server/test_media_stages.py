@@ -21,6 +21,7 @@ from support.toys import ToyServer
 MEDIA = {"media_decoder", "media_encoder"}
 REFUSAL_SECONDS = 2.0
 CLIP = files.clip(files.numbered(12))
+SIZE = {"width": files.WIDTH, "height": files.HEIGHT}
 TEXT = b"this is not a video\n"
 
 
@@ -75,7 +76,7 @@ def test_a_clip_becomes_its_last_nine_frames(stages: Stages) -> None:
     assert frames.dtype == np.uint8
     assert frames.shape == (9, files.HEIGHT, files.WIDTH, 3)
     assert frames.mean((1, 2, 3)) == pytest.approx([files.grey(i) for i in range(3, 12)], abs=1)
-    assert info == {"kind": "video", "width": 64, "height": 48, "frames": 12, "fps": 25.0, "num_input_frames": 9}
+    assert info == SIZE | {"kind": "video", "frames": 12, "fps": 25.0, "num_input_frames": 9}
 
 
 def test_the_number_of_frames_can_be_chosen(stages: Stages) -> None:
@@ -88,7 +89,7 @@ def test_the_number_of_frames_can_be_chosen(stages: Stages) -> None:
 def test_an_image_becomes_one_frame(stages: Stages, format: str) -> None:
     frames, info = stages.decode(files.still(files.quadrants(), format))
     assert files.corners(frames[0]).astype(int) == pytest.approx(files.COLOURS.astype(int), abs=4)
-    assert info == {"kind": "image", "width": 64, "height": 48, "frames": 1, "fps": 0.0, "num_input_frames": 1}
+    assert info == SIZE | {"kind": "image", "frames": 1, "fps": 0.0, "num_input_frames": 1}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,19 @@ def test_bad_requests_do_not_fail_their_neighbours(stages: Stages) -> None:
     with ThreadPoolExecutor(12) as pool:
         outcomes = list(pool.map(outcome, [CLIP, TEXT] * 12))
     assert outcomes == [9, "StatusCode.INVALID_ARGUMENT"] * 12
+
+
+def test_a_camera_s_file_is_upright_and_names_its_pixel_aspect(stages: Stages) -> None:
+    for name, aspect in (("o6.webp", None), ("rot_mvhd90.mp4", None), ("sar2.mp4", [2, 1])):
+        frames, info = stages.decode((files.SAMPLES / name).read_bytes(), 1)
+        assert frames.shape == (1, 192, 320, 3)
+        assert info.get("pixel_aspect") == aspect
+
+
+def test_a_phone_s_picture_is_halved(stages: Stages) -> None:
+    frames, info = stages.decode(files.png(8064, 6048, bytes(6048 * (1 + 8064 // 8)), bits=1, colour=0))
+    assert frames.shape == (1, 3024, 4032, 3)
+    assert (info["width"], info["height"]) == (8064, 6048)
 
 
 def slow_image(size: int) -> bytes:
@@ -182,7 +196,10 @@ def test_a_video_becomes_an_mp4_that_says_what_it_is(stages: Stages, tmp_path: P
     ("video", "metadata", "message"),
     [
         (files.numbered(33, 63, 48), b"{}", "[INVALID_ARG] video: value 63x48 pixels"),
+        (files.numbered(33, 4098, 2), b"{}", "[INVALID_ARG] video: value 4098x2 pixels"),
         (files.numbered(33), b"[]", "[INVALID_ARG] metadata: value b'[]'"),
+        (files.numbered(33), b"[" * 50_000, "[INVALID_ARG] metadata: value b'[[[["),
+        (files.numbered(33), b'{"title": "\\ud800"}', "[INVALID_ARG] metadata: value b'"),
     ],
 )
 def test_what_cannot_be_encoded_is_an_invalid_argument(

@@ -7,6 +7,7 @@ import triton_python_backend_utils as pb
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.tensors import array, json_tensor, scalar
 from cosmos_triton.runtime.media.decode import decode
+from cosmos_triton.runtime.media.fit import SQUARE
 
 # Limit of this process's private memory. The costliest file within the limits takes about half of it. A decompression
 # bomb that gets past the header checks fails here instead of exhausting the host's memory.
@@ -24,13 +25,15 @@ class TritonPythonModel:
 
 def decode_media(request):
     decoded = decode(array(request, "visual_input")[0], scalar(request, "num_input_frames"))
-    used, height, width, _ = decoded.frames.shape
-    info = {
+    height, width = decoded.size
+    info: dict[str, object] = {
         "kind": decoded.kind,
         "width": width,
         "height": height,
         "frames": decoded.frames_in_file,
         "fps": decoded.fps,
-        "num_input_frames": used,
+        "num_input_frames": len(decoded.frames),
     }
+    if decoded.pixel_aspect != SQUARE:
+        info["pixel_aspect"] = decoded.pixel_aspect.as_integer_ratio()
     return [pb.Tensor("frames", decoded.frames), json_tensor("info", info)]

@@ -5,8 +5,9 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
-from cosmos_triton.pipeline.tensors import array
+from cosmos_triton.pipeline.tensors import array, optional_array
 from cosmos_triton.runtime.generation_request import INPUT_FRAMES
+from cosmos_triton.runtime.media.fit import SQUARE, pixel_aspect_of
 from cosmos_triton.runtime.media.frames import to_model_input
 from cosmos_triton.runtime.video_tokenizer import encode_input_frames
 
@@ -29,9 +30,11 @@ class TritonPythonModel:
             return answer_each("video_tokenizer_encoder", requests, self.encode)
 
     def encode(self, request):
-        return [pb.Tensor("tokens", self.tokens(torch.from_numpy(array(request, "frames"))))]
+        terms = optional_array(request, "pixel_aspect")
+        aspect = SQUARE if terms is None else pixel_aspect_of(terms.tolist())
+        return [pb.Tensor("tokens", self.tokens(torch.from_numpy(array(request, "frames")), aspect))]
 
-    def tokens(self, frames):
+    def tokens(self, frames, pixel_aspect=SQUARE):
         """uint8 frames [T, H, W, 3] -> tokens [t, h, w]."""
-        frames = to_model_input(frames.to(self.device), self.size)[None]
+        frames = to_model_input(frames.to(self.device), self.size, pixel_aspect)[None]
         return encode_input_frames(self.encoder, frames)[0].cpu().numpy()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cosmos_triton.runtime.errors import InvalidValue
-from cosmos_triton.runtime.media.decode import last_frames
+from cosmos_triton.runtime.media.clips import last_frames
 from cosmos_triton.runtime.media.frames import fit, to_model_input, to_uint8
 from parity.case import Case
 
