@@ -5,7 +5,7 @@
     python benchmarks/whole_pipeline.py --deployment 13b-video2world --scratch /dev/shm
     python benchmarks/whole_pipeline.py                                    # the tiny deployment, on this CPU
 
-First, random weights of the released shapes and precisions are written (23 GB for 4b, 75 for 13b-video2world), to
+First, random weights of the released shapes and precisions are written (25 GB for 4b, 67 for 13b-video2world), to
 --scratch. Then `cosmos-triton serve` starts, and generates a first clip, during which everything is compiled, then one
 alone, and then several at once. The tokens of a seed must be the same each time.
 
