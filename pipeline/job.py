@@ -11,7 +11,7 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.errors import Cancelled
-from cosmos_triton.pipeline.job_files import Progress
+from cosmos_triton.pipeline.job_files import Progress, label
 from cosmos_triton.pipeline.tensors import Array, json_tensor
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.generation_request import GenerationRequest
@@ -24,6 +24,7 @@ class Job:
     """State of one request.
 
     pipeline: the model that runs it, world_generation or world_generation_stream
+    id: a secret, see JobFiles; logs and reports have its `label`
     visual_input: the bytes of the file, BYTES [1]
     sender: Triton's response sender
     streams: whether events are sent before the result
@@ -50,11 +51,15 @@ class Job:
             "faces_blurred": 0,
             "frames_blurred": 0,
             "warnings": [],
-            "job": self.id,
+            "job": self.label,
             "deployment": self.deployment.name,
             "versions": {"cosmos-triton": VERSION},
             "parameters": self.request.parameters(),
         }
+
+    @property
+    def label(self) -> str:
+        return label(self.id)
 
     def check_wanted(self) -> None:
         """Raises Cancelled if the client is gone or has its result."""
@@ -62,7 +67,7 @@ class Job:
             raise Cancelled
 
     def log(self, message: str) -> None:
-        pb.Logger.log_info(f"{self.pipeline} {self.id}: {message}")
+        pb.Logger.log_info(f"{self.pipeline} {self.label}: {message}")
 
     def send_event(self, stage: str, done: int, total: int) -> None:
         if self.streams and not self.has_ended:

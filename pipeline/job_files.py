@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,11 @@ class Progress:
         return self.done == self.total
 
 
+def label(job: str) -> str:
+    """What logs and reports call a job: its id is a secret, with which stages can be called past the guardrails."""
+    return hashlib.sha256(job.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True, slots=True)
 class JobFiles:
     """One file for each job in flight. It holds the latest progress of the stage at work.
@@ -37,8 +43,8 @@ class JobFiles:
     file for each job and deletes it when the job ends or is cancelled; stages write progress into it, and stop when it
     is gone.
 
-    A job's id is random and reaches nobody else until the job has ended. Stages only work for known ids, so that no
-    client can call one directly and bypass the guardrails.
+    A job's id is random and is told to nobody: logs and reports have its `label`. Stages only work for known ids, so
+    that no client can call one directly and bypass the guardrails.
     """
 
     folder: Path

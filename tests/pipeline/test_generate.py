@@ -266,6 +266,7 @@ def test_log_names_stage_and_request_and_no_prompt(video2world: PipelineServer) 
     assert "heron" not in log
     assert PROMPT not in log
     assert "it/s" not in log  # progress bars
+    assert not re.search("[0-9a-f]{32}", log)  # ids of jobs, with which stages could be called
 
 
 def test_request_id_leads_to_the_log(base: PipelineServer) -> None:
@@ -275,7 +276,7 @@ def test_request_id_leads_to_the_log(base: PipelineServer) -> None:
         with pytest.raises(InferenceServerException):
             client.infer("world_generation", held, request_id="order-17\nforged line")
     line = next(line for line in base.log_with("order-17").splitlines() if "order-17" in line)
-    job = re.search("[0-9a-f]{32}", line)
+    job = re.search("world_generation ([0-9a-f]{12}): ", line)
     assert job
-    log = base.log_with(f"{job[0]}: [INVALID_ARG] visual_input")
+    log = base.log_with(f"{job[1]}: [INVALID_ARG] visual_input")
     assert not any(line.startswith("forged") for line in log.splitlines())
