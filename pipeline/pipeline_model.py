@@ -21,6 +21,7 @@ from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.stage_calls import StageCalls
 from cosmos_triton.pipeline.tensors import array, json_tensor, scalar, string_tensor, texts
 from cosmos_triton.runtime.generation_request import GenerationRequest
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 
 PARAMETERS = ("num_input_frames", "temperature", "top_p", "seed", "disable_diffusion_decoder")
 STOP_SECONDS = 10
@@ -33,6 +34,7 @@ class PipelineModel:
     guardrail_seconds = 300.0
 
     def initialize(self, args: dict[str, str]) -> None:
+        start_heartbeat()
         self.settings = Settings.read(args)
         self.streams = pb.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
         self.max_jobs = self.settings.parameters.max_jobs
@@ -90,7 +92,7 @@ class PipelineModel:
             video, outcome, reason = b"", blocked.outcome, str(blocked)
         except Exception as error:
             self._end(job)
-            job.sender.send(failure(job.pipeline, job.id, error), flags=FINAL)
+            job.sender.send(failure(job.pipeline, job.label, error), flags=FINAL)
             return
         self._end(job)
         seconds = round(time.monotonic() - started, 3)

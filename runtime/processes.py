@@ -1,13 +1,52 @@
-"""Processes of this machine."""
+"""Processes of this machine, as /proc shows them."""
 
 from __future__ import annotations
 
-import psutil
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+ENDED = "ZX"  # a zombie has ended and is not yet waited for
+STOPPED = "Tt"  # by a signal, or by a debugger
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process, all of its threads together except for `state`.
+
+    state: of its main thread, a letter: R runs or wants to, S waits, D waits for a disk, T or t is stopped.
+    cpu_seconds: time that it has used so far.
+    """
+
+    pid: int
+    state: str
+    parent: int
+    cpu_seconds: float
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.state in STOPPED
+
+
+def process_status(pid: int) -> ProcessStatus | None:
+    """None for a process that has ended, or that there never was."""
+    try:
+        line = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = line[line.rindex(")") + 2 :].split()  # behind the name, which may hold anything
+    state, parent, user, system = fields[0], int(fields[1]), int(fields[11]), int(fields[12])
+    if state in ENDED:
+        return None
+    return ProcessStatus(pid, state, parent, (user + system) / TICKS_PER_SECOND)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs. A zombie, which has ended and is not yet waited for, does not."""
-    try:
-        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
+    """Whether a process runs, or is stopped."""
+    return process_status(pid) is not None
+
+
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir(PROC) if name.isdecimal()]

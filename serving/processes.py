@@ -1,4 +1,4 @@
-"""Child processes and process groups."""
+"""Child processes, and processes that carry a mark."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
-import psutil
-
-from cosmos_triton.runtime.processes import is_alive
+from cosmos_triton.runtime.processes import PROC, all_pids, is_alive, process_status
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
+POLL_SECONDS = 0.02
 
 
 def die_with_parent() -> None:
@@ -23,31 +24,62 @@ def die_with_parent() -> None:
 
 def children_of(pid: int) -> list[int]:
     """The living children of a process."""
+    return [child for child in _children(pid) if is_alive(child)]
+
+
+def _children(pid: int) -> Iterable[int]:
+    """As the kernel lists them, thread by thread; where it keeps no lists, every process is asked for its parent."""
     try:
-        return [child.pid for child in psutil.Process(pid).children() if is_alive(child.pid)]
-    except psutil.NoSuchProcess:
+        threads = os.listdir(PROC / str(pid) / "task")
+    except OSError:
         return []
+    found: list[int] = []
+    for thread in threads:
+        file = PROC / str(pid) / "task" / thread / "children"
+        try:
+            found += map(int, file.read_text().split())
+        except FileNotFoundError:
+            if thread == str(pid) and is_alive(pid):  # it is the file that is missing, not the thread
+                return [other for other in all_pids() if (status := process_status(other)) and status.parent == pid]
+        except OSError:  # the thread has ended
+            continue
+    return found
 
 
 def arguments_of(pid: int) -> list[str]:
     """The command line of a process; empty of one that has ended."""
+    return _strings(PROC / str(pid) / "cmdline")
+
+
+def environment_of(pid: int) -> list[str]:
+    """NAME=VALUE that a process was started with; empty where it has ended or belongs to somebody else."""
+    return _strings(PROC / str(pid) / "environ")
+
+
+def _strings(path: Path) -> list[str]:
     try:
-        return psutil.Process(pid).cmdline()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        content = path.read_bytes()
+    except OSError:
         return []
+    return [os.fsdecode(part) for part in content.removesuffix(b"\0").split(b"\0")] if content else []
 
 
-def kill_group(group: int, *, seconds: float) -> None:
-    """Kill a process group and wait until no process of it is alive, at most for `seconds`."""
+def kill(pid: int) -> None:
+    """SIGKILL; a process that has ended is fine."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_marked(mark: str, *, seconds: float) -> None:
+    """Kill every process that was started with `mark`, NAME=VALUE, in its environment, and all that they start
+    meanwhile. Returns when none is alive, at the latest after `seconds`.
+    """
     deadline = time.monotonic() + seconds
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-    while time.monotonic() < deadline and any(_group_of(pid) == group and is_alive(pid) for pid in psutil.pids()):
-        time.sleep(0.01)
+    while (alive := [pid for pid in all_pids() if _is_marked(pid, mark)]) and time.monotonic() < deadline:
+        for pid in alive:
+            kill(pid)
+        time.sleep(POLL_SECONDS)
 
 
-def _group_of(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
+def _is_marked(pid: int, mark: str) -> bool:
+    return pid != os.getpid() and mark in environment_of(pid) and is_alive(pid)

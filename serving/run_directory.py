@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -42,7 +43,7 @@ def read_config(model: Path) -> ModelConfig:
     """
     path = model / CONFIG
     try:
-        config = text_format.Parse(path.read_text(), ModelConfig())
+        config = text_format.Parse(path.read_text("utf-8"), ModelConfig())
     except FileNotFoundError:
         raise RunDirectoryError(f"{path}: no such file") from None
     except text_format.ParseError as error:
@@ -94,7 +95,8 @@ def render(
             (model / LINKED_GRAPHS).symlink_to(stage.folder.resolve())
         (model / VERSION).symlink_to((repository / name / VERSION).resolve())
         source = f"# Rendered from {repository / name / CONFIG}: edit that one.\n"
-        (model / CONFIG).write_text(source + text_format.MessageToString(config))
+        text = source + text_format.MessageToString(config)
+        (model / CONFIG).write_text(text, encoding="utf-8", errors="backslashreplace")
     return configs
 
 
@@ -107,6 +109,35 @@ def _empty(models: Path) -> None:
         shutil.rmtree(entry)
 
 
+@dataclass(frozen=True, slots=True)
+class RunFolders:
+    """What is in a run directory.
+
+    models: the rendered models.
+    jobs: where stages and pipeline exchange progress and cancellation.
+    libraries: links to shared libraries that the stages load.
+    """
+
+    models: Path
+    jobs: Path
+    libraries: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> RunFolders:
+        """In `folder`, closed to other users. What they hold of an earlier server is left, but for its jobs."""
+        folders = cls(folder / "models", folder / "jobs", folder / "lib")
+        for each in (folders.models, folders.jobs, folders.libraries):
+            each.mkdir(mode=0o700, exist_ok=True)
+            each.chmod(0o700)
+        folders.clear_jobs()
+        return folders
+
+    def clear_jobs(self) -> None:
+        """Nobody waits for the jobs of a server that has ended, and stages must not work for them."""
+        for job in self.jobs.iterdir():
+            job.unlink(missing_ok=True)
+
+
 @contextmanager
 def run_directory(wanted: Path | None) -> Iterator[Path]:
     """The folder `wanted`, created if missing and locked against a second server; a temporary one when None."""
@@ -114,7 +145,7 @@ def run_directory(wanted: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="cosmos-triton-") as temporary:
             yield Path(temporary).resolve()
         return
-    wanted.mkdir(parents=True, exist_ok=True)
+    wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(wanted, os.O_RDONLY)  # the lock is on the folder itself, and ends with this process
     try:
         _lock(folder, wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from cosmos_triton.runtime.fp8_support import require_precision
 from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.runtime.stages import STAGES, Precision
 from cosmos_triton.serving.backend_choice import choose_backends
+from cosmos_triton.serving.log_output import say
 from cosmos_triton.serving.run_directory import model_repository
 from cosmos_triton.serving.serve_repository import serve_repository
-from cosmos_triton.serving.supervisor import say
-from cosmos_triton.serving.triton_server import SHARED_MEMORY, Addresses, StartError
+from cosmos_triton.serving.triton_server import Addresses, StartError
 
 # Each stage that takes or returns a clip keeps it in shared memory: four of them, four requests at once.
 CLIPS_IN_SHARED_MEMORY = 16
@@ -65,7 +64,6 @@ def serve(
         raise InvalidValue("--precision", f"{stage}={precisions[stage]}", accepted)
     if plan:
         require_resident_tensorrt(plan, exported)
-    _check_shared_memory(CLIPS_IN_SHARED_MEMORY * deployment.frames * deployment.height * deployment.width * 3)
     return serve_repository(
         model_repository(),
         title=deployment.name,
@@ -76,6 +74,7 @@ def serve(
         addresses=addresses,
         run_dir=run_dir,
         tritonserver=tritonserver,
+        shared_memory=CLIPS_IN_SHARED_MEMORY * deployment.frames * deployment.height * deployment.width * 3,
     )
 
 
@@ -118,14 +117,3 @@ def require_resident_tensorrt(plan: MemoryPlan, exported: Mapping[str, ExportedS
                 f"--engine: value {stage}={TENSORRT}; accepted: {TORCH} with this --gpu-memory, since TensorRT needs "
                 f"resident weights and the memory plan has them {modes[stage]}"
             )
-
-
-def _check_shared_memory(needed: int) -> None:
-    """Raises StartError where shared memory is too small for clips between stages, which would die of SIGBUS later."""
-    status = os.statvfs(SHARED_MEMORY)
-    free = status.f_bavail * status.f_frsize
-    if free < needed:
-        raise StartError(
-            f"{SHARED_MEMORY}: {free >> 20} MiB free; accepted: {needed >> 20} MiB or more "
-            "(docker run --shm-size, or an emptyDir of medium Memory in Kubernetes)"
-        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +16,16 @@ from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving import server_binary
+from cosmos_triton.serving.claim import SHARED_MEMORY, Claim, claimed, reclaim, start_reaper
+from cosmos_triton.serving.companions import Companion
+from cosmos_triton.serving.log_output import log_output, say
 from cosmos_triton.serving.planned_config import rate_limit_options, write_plan
-from cosmos_triton.serving.run_directory import render, run_directory
+from cosmos_triton.serving.run_directory import RunFolders, render, run_directory
+from cosmos_triton.serving.server_binary import ServerBinary
+from cosmos_triton.serving.stage_machine import StageMachine
 from cosmos_triton.serving.stop_signals import Stopped, StopSignals
 from cosmos_triton.serving.supervisor import Supervisor
-from cosmos_triton.serving.triton_server import Addresses, TritonServer
+from cosmos_triton.serving.triton_server import Addresses, StartError, TritonServer
 
 
 def serve_repository(
@@ -33,6 +40,7 @@ def serve_repository(
     plan: MemoryPlan | None = None,
     run_dir: Path | None = None,
     tritonserver: Path | None = None,
+    shared_memory: int = 0,
 ) -> int:
     """Serve the models of `repository` until a signal ends it; returns the exit code.
 
@@ -47,59 +55,95 @@ def serve_repository(
         run_dir: the folder of models/, the rendered models, and jobs/, which is their `jobs_dir`; a temporary one when
             None.
         tritonserver: the executable; searched for when None.
+        shared_memory: bytes that must be free for the stages.
+
+    Raises:
+        CosmosError: the server could not be started, or not be kept running.
     """
     addresses.check_free()
     binary = server_binary.find(tritonserver)
-    with run_directory(run_dir) as folder:
-        stop = StopSignals()
-        models, jobs = folder / "models", folder / "jobs"
-        models.mkdir(exist_ok=True)
-        jobs.mkdir(exist_ok=True)
-        settings = replace(settings, jobs_dir=jobs)
-        configs = render(
-            repository,
-            models,
-            parameters={**settings.to_parameters(), **(parameters or {})},
-            exported=exported,
-            without=without,
-            edit=partial(write_plan, plan, settings) if plan else None,
-        )
-        server = TritonServer(
-            binary,
-            models,
-            jobs=jobs,
-            libraries=folder / "lib",
-            addresses=addresses,
-            has_gpu=settings.device != "cpu",
-            options=rate_limit_options(plan) if plan else (),
-        )
-        supervisor = Supervisor(
-            server,
-            stop,
-            models=configs,
-            entry_models={name for name in configs if name in STAGES and STAGES[name].is_entry},
-            fatal_models={name for name, config in configs.items() if _is_fatal(name, config)},
-        )
-        try:
-            server.start(stop)
-            host = addresses.reachable_host
-            print(
-                f"{title} is ready: http {host}:{addresses.http_port}, grpc {host}:{addresses.grpc_port}, "
-                f"metrics {host}:{addresses.metrics_port}",
-                flush=True,
+    try:
+        for name in reclaim():
+            say(f"removed what an earlier server had left: {name}")
+        _check_shared_memory(shared_memory)
+        with run_directory(run_dir) as folder, claimed() as claim:
+            if run_dir is None:
+                claim.own(folder)
+            folders = RunFolders.make(claim.plain_path(folder, "run"))
+            checkpoint_dir = claim.plain_path(settings.checkpoint_dir, "checkpoints")
+            settings = replace(settings, jobs_dir=folders.jobs, checkpoint_dir=checkpoint_dir)
+            configs = render(
+                repository,
+                folders.models,
+                parameters={**settings.to_parameters(), **(parameters or {})},
+                exported=exported,
+                without=without,
+                edit=partial(write_plan, plan, settings) if plan else None,
             )
-            supervisor.watch()
-        except Stopped:
-            stop.handled = 1
-            return 0 if _drained(supervisor) else 1
-        finally:
-            server.kill()
+            server = TritonServer(
+                ServerBinary(claim.plain_path(binary.root, "tritonserver")),
+                folders,
+                claim=claim,
+                addresses=addresses,
+                has_gpu=settings.device != "cpu",
+                options=rate_limit_options(plan) if plan else (),
+            )
+            return _supervise(server, configs, claim, on_ready=partial(_say_ready, title, addresses))
+    finally:
+        log_output().flush()
 
 
-def _is_fatal(name: str, config: ModelConfig) -> bool:
-    """Whether requests that the model's process dies with never end. A decoupled model's error behind other responses
-    does not reach the model that called it."""
-    return config.model_transaction_policy.decoupled or (name in STAGES and STAGES[name].is_fatal)
+def _supervise(
+    server: TritonServer, configs: Mapping[str, ModelConfig], claim: Claim, *, on_ready: Callable[[], None]
+) -> int:
+    """Run the server until a signal ends it; returns the exit code."""
+    stop = StopSignals()
+    reaper = Companion("reaper", partial(start_reaper, claim))
+    supervisor = Supervisor(
+        server,
+        stop,
+        stages=[stage_machine(name, config) for name, config in configs.items()],
+        companions=[reaper],
+        entry_models={name for name in configs if name in STAGES and STAGES[name].is_entry},
+        on_ready=on_ready,
+    )
+    try:
+        supervisor.run()
+    except Stopped:
+        stop.handled = 1
+        return 0 if _drained(supervisor) else 1
+    finally:
+        server.kill()
+        reaper.kill()
+
+
+def stage_machine(name: str, config: ModelConfig) -> StageMachine:
+    """Requests that a model's process dies with never end where the pipeline's table says so, and where it is
+    decoupled: an error behind other responses does not reach the model that called it.
+    """
+    is_fatal = config.model_transaction_policy.decoupled or (name in STAGES and STAGES[name].is_fatal)
+    return StageMachine(name, sum(max(group.count, 1) for group in config.instance_group) or 1, is_fatal)
+
+
+def _say_ready(title: str, addresses: Addresses) -> None:
+    host = addresses.reachable_host
+    with suppress(OSError):  # nobody listens any more
+        print(
+            f"{title} is ready: http {host}:{addresses.http_port}, grpc {host}:{addresses.grpc_port}, "
+            f"metrics {host}:{addresses.metrics_port}",
+            flush=True,
+        )
+
+
+def _check_shared_memory(needed: int) -> None:
+    """Raises StartError where shared memory is too small for clips between stages, which would die of SIGBUS later."""
+    status = os.statvfs(SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise StartError(
+            f"{SHARED_MEMORY}: {free >> 20} MiB free; accepted: {needed >> 20} MiB or more "
+            "(docker run --shm-size, or an emptyDir of medium Memory in Kubernetes)"
+        )
 
 
 def _drained(supervisor: Supervisor) -> bool:

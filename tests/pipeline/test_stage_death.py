@@ -1,4 +1,5 @@
-"""A stage's process is killed while it works: the request ends, readiness tells the truth, and the pipeline comes back.
+"""A stage's process is killed or stopped while it works: the request ends, readiness tells the truth, and the pipeline
+comes back. The chaos lane does this to every stage in every way.
 
 These tests come last of all that use the server: each puts it through a recovery.
 """
@@ -14,17 +15,17 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import GuardrailBlocked, ServerFailed, ServerUnreachable
+from support.held_server import HeldServer, kill_it, stop_it
 from support.pipeline_server import PipelineServer
 from support.server import until
 from support.stage_death import FAILED, RECOVERED, UNREADY, assert_recovers, kill_at
 
-BRIEF = [
-    "media_decoder",
-    "text_encoder",
-    "video_tokenizer_encoder",
-    "video_tokenizer_decoder",
-    "media_encoder",
-]
+FAULTS = {  # of stages whose requests end without a restart of the server
+    "media_decoder": kill_it,
+    "text_encoder": stop_it,
+    "text_guardrail": stop_it,
+    "video_guardrail": kill_it,
+}
 GUARDRAILS = {"text_guardrail": "prompt_blocked", "video_guardrail": "video_blocked"}
 LONG = ["ar_sampler", "diffusion_decoder"]
 
@@ -35,23 +36,21 @@ def recovered(video2world: PipelineServer) -> None:
     video2world.wait_until(ready=True, seconds=RECOVERED)
 
 
-@pytest.mark.parametrize("stage", [*BRIEF, *GUARDRAILS])
-def test_killed_stage_fails_its_request_and_comes_back(video2world: PipelineServer, stage: str) -> None:
+@pytest.mark.parametrize("stage", FAULTS)
+def test_lost_stage_fails_its_request_and_comes_back(video2world: HeldServer, stage: str) -> None:
     """What a guardrail has not judged is blocked."""
     inputs = {"disable_diffusion_decoder": True}
     triton = video2world.triton_pid
-    for pid in video2world.stub_pids(stage):
-        os.kill(pid, signal.SIGSTOP)  # so that it has not finished when it dies
-    error, seconds, killed = kill_at(video2world, stage, lambda event: event.stage == stage, **inputs)
+    outcome = video2world.strike(FAULTS[stage], at=stage, request=lambda: video2world.generate(**inputs))
     if stage in GUARDRAILS:
-        assert isinstance(error, GuardrailBlocked)
-        assert error.report["outcome"] == GUARDRAILS[stage]
-        assert error.report["reason"] == f"guardrail_error: {stage}: the check failed"
+        assert isinstance(outcome.error, GuardrailBlocked)
+        assert outcome.error.report["outcome"] == GUARDRAILS[stage]
+        assert outcome.error.report["reason"] == f"guardrail_error: {stage}: the check failed"
     else:
-        assert isinstance(error, ServerFailed)
-        assert str(error) == f"{stage}: its process died"
-    assert seconds < FAILED
-    assert_recovers(video2world, killed, **inputs)
+        assert isinstance(outcome.error, ServerFailed)
+        assert str(outcome.error) == f"{stage}: its process died"
+    assert outcome.failed < FAILED
+    assert_recovers(video2world, outcome.fault_at, **inputs)
     assert video2world.triton_pid == triton
 
 

@@ -19,14 +19,19 @@ from tritonclient.utils import InferenceServerException
 from cosmos_triton.runtime.processes import is_alive
 from support.paths import TOYS
 from support.server import Answer, Server, until
-from support.toys import noted, scenario
+from support.toys import ToyServer, noted, scenario
 
 BROKEN = "raise ValueError('weights: value none; accepted: some')"
 MakeServer = Callable[..., Server]
+SLOW_INPUTS = [
+    {"name": "seconds", "datatype": "FP32", "shape": [1], "data": [0]},
+    {"name": "note", "datatype": "BYTES", "shape": [1], "data": [""]},
+]
 
 UNREADY = 5  # seconds within which readiness must tell the truth
 RECOVERED = 30  # seconds within which a deployment serves again
 FAILED = 20  # seconds within which a request must have failed
+LOCKED = -60  # seconds for which `slow` holds the interpreter lock
 
 
 @pytest.fixture
@@ -64,8 +69,7 @@ def regions(prefix: str) -> list[Path]:
 
 def shared_memory_of(server: Server) -> str:
     """The prefix of its regions; there are some while it runs."""
-    arguments = Path(f"/proc/{server.triton_pid}/cmdline").read_text().split("\0")
-    (prefix,) = (argument.partition("prefix-name=")[2] for argument in arguments if "prefix-name" in argument)
+    prefix = server.shared_memory_prefix()
     assert regions(prefix)
     return prefix
 
@@ -105,7 +109,6 @@ def test_drain_finishes_requests_under_way_refuses_new_ones_and_leaves_nothing(
     assert server.wait() == 0
     assert time.monotonic() - began < 15
     idle.close()
-    assert "slow: finalized" in server.log
     assert server.output() == ""
     assert_nothing_is_left(server, shared_memory)
 
@@ -194,6 +197,30 @@ def test_dead_stages_fail_their_requests_alone_and_come_back(
     assert_nothing_is_left(server, shared_memory)
 
 
+@pytest.mark.parametrize("how", ["stopped", "does not answer"])
+def test_hung_stage_is_replaced_and_others_are_left_alone(
+    toys: MakeServer, in_background: Callable[..., Future[Answer]], how: str
+) -> None:
+    """It is killed before anything can continue it: it would then take the server down with it."""
+    server = toys().start()
+    triton, before = server.triton_pid, server.stub_pids("slow")
+    elsewhere = in_background(generate, server, sampler=15, note="elsewhere")
+    wait_for_work(server, "sampler", "elsewhere")
+    here = in_background(generate, server, slow=60 if how == "stopped" else LOCKED, note="here")
+    wait_for_work(server, "slow", "here")
+    if how == "stopped":
+        os.kill(before[0], signal.SIGSTOP)
+    server.wait_until(ready=False, seconds=UNREADY)
+    assert here.result().status == http.HTTPStatus.INTERNAL_SERVER_ERROR
+    assert here.result().seconds < FAILED
+    server.wait_until(ready=True, seconds=RECOVERED)
+    assert not is_alive(before[0])
+    assert generate(server).status == http.HTTPStatus.OK
+    assert elsewhere.result().status == http.HTTPStatus.OK
+    assert server.triton_pid == triton
+    assert f"{how}: slow" in server.log
+
+
 @pytest.mark.parametrize("model", ["sampler", "world_generation"])
 def test_dead_stage_that_answers_from_a_thread_restarts_the_server(
     toys: MakeServer, in_background: Callable[..., Future[Answer]], model: str
@@ -232,17 +259,51 @@ def test_server_that_does_not_answer_is_restarted(toys: MakeServer) -> None:
     server = toys().start()
     triton = server.triton_pid
     os.kill(triton, signal.SIGSTOP)
-    until(lambda: "does not answer" in server.log, seconds=40)
+    until(lambda: "tritonserver stopped" in server.log, seconds=40)
     server.wait_until(ready=True, seconds=RECOVERED)
     assert server.triton_pid != triton
 
 
-def test_nothing_outlives_a_killed_supervisor(toys: MakeServer) -> None:
+def test_nothing_outlives_a_killed_supervisor(toys: MakeServer, in_background: Callable[..., Future[Answer]]) -> None:
+    """A stage that is at work does not notice, a stopped one neither; and what cleans up is itself looked after."""
     server = toys().start()
-    shared_memory = shared_memory_of(server)
+    shared_memory, reaper = shared_memory_of(server), server.reaper_pids()[0]
+    os.kill(reaper, signal.SIGKILL)
+    until(lambda: server.reaper_pids() not in ([], [reaper]), seconds=10)
+    in_background(generate, server, slow=60)
+    wait_for_work(server, "slow")
+    os.kill(server.stub_pids("echo")[0], signal.SIGSTOP)
     server.signal(signal.SIGKILL)
     server.wait()
     assert_nothing_is_left(server, shared_memory, seconds=15)
+
+
+def test_any_path_serves(tmp_path: Path) -> None:
+    """The server starts its stages by a shell, and they read paths as ASCII."""
+    folder = tmp_path / "it's $HOME; a\"b` é"
+    folder.mkdir()
+    server = ToyServer(folder)
+    try:
+        server.start()
+        assert server.request("models/slow/infer", {"inputs": SLOW_INPUTS}).status == http.HTTPStatus.OK
+    finally:
+        server.close()
+
+
+def test_what_it_holds_is_closed_to_other_users(toys: MakeServer) -> None:
+    """Jobs, which stages can be called with, what clients send, and what an earlier server left there."""
+    server = toys()
+    jobs = server.run_dir / "jobs"
+    jobs.mkdir(parents=True)
+    (jobs / ("0" * 32)).touch()
+    server.start()
+    assert list(jobs.iterdir()) == []
+    assert {path.name: path.stat().st_mode & 0o077 for path in server.run_dir.iterdir()} == dict.fromkeys(
+        ("jobs", "lib", "models"), 0
+    )
+    held = regions(server.shared_memory_prefix())
+    assert len(held) > len(list(TOYS.iterdir()))
+    assert [path for path in held if path.stat().st_mode & 0o077] == []
 
 
 def test_stage_that_cannot_come_back_ends_serve(toys: MakeServer, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cosmos_triton.cli.main import main
 from cosmos_triton.runtime.stages import GRAPHS
+from support.held_server import HeldServer
 from support.pipeline_server import PipelineServer
 
 
@@ -28,12 +29,21 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineServer]:
-    yield from running("tiny", checkpoints, tmp_path_factory)
+    server = PipelineServer("tiny", checkpoints, tmp_path_factory.mktemp("tiny")).start()
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="session")
-def video2world(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineServer]:
-    yield from running("tiny-video2world", checkpoints, tmp_path_factory)
+def video2world(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
+    server = HeldServer("tiny-video2world", checkpoints, tmp_path_factory.mktemp("tiny-video2world"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +55,3 @@ def exported(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for stage in GRAPHS:  # in this process, which has imported what takes longer than the export
         assert main([*command, "--stage", stage]) == 0
     return folder
-
-
-def running(deployment: str, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineServer]:
-    server = PipelineServer(deployment, checkpoints, tmp_path_factory.mktemp(deployment)).start()
-    try:
-        yield server
-    finally:
-        server.close()

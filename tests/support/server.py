@@ -76,15 +76,15 @@ class Server:
         assert self._process.stdout
         return self._process.stdout.read()
 
-    def launch(self) -> Server:
-        """Start without waiting."""
+    def launch(self, stderr: int | None = None) -> Server:
+        """Start without waiting. The log goes to `stderr`, or else into `log_file`."""
         with self.log_file.open("w") as log:
-            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=stderr or log, text=True)
         return self
 
-    def start(self, seconds: float = 120) -> Server:
+    def start(self, seconds: float = 120, *, stderr: int | None = None) -> Server:
         """Start, and wait for the line that says that it is ready."""
-        self.launch()
+        self.launch(stderr)
         stdout = self._process.stdout
         assert stdout
         if select.select([stdout], [], [], seconds)[0]:
@@ -131,13 +131,34 @@ class Server:
     @property
     def triton_pid(self) -> int:
         """Of the tritonserver itself."""
-        (pid,) = children_of(self._process.pid)
+        (pid,) = self._children("/tritonserver")
         return pid
+
+    def reaper_pids(self) -> list[int]:
+        """Of the process that cleans up when `serve` is killed; none while it is started again."""
+        return self._children("reaper")
+
+    def _children(self, argument: str) -> list[int]:
+        """The children of `serve` with an argument that ends so."""
+        children = children_of(self._process.pid)
+        return [pid for pid in children if any(given.endswith(argument) for given in arguments_of(pid))]
+
+    def processes(self) -> list[int]:
+        """Of everything that it started, and itself."""
+        children = children_of(self._process.pid)
+        return [self._process.pid, *children, *(pid for child in children for pid in children_of(child))]
+
+    def shared_memory_prefix(self) -> str:
+        """In front of the names of everything of a running server in shared memory."""
+        arguments = arguments_of(self.triton_pid)
+        (prefix,) = (argument.partition("prefix-name=")[2] for argument in arguments if "prefix-name" in argument)
+        return prefix
 
     def stub_pids(self, model: str) -> list[int]:
         """Of the processes that a model's instances run in."""
-        path = f"{self.run_dir}/models/{model}/1/model.py"
-        return [pid for pid in children_of(self.triton_pid) if path in arguments_of(pid)]
+        path = f"/models/{model}/1/model.py"
+        children = children_of(self.triton_pid)
+        return [pid for pid in children if any(given.endswith(path) for given in arguments_of(pid))]
 
     def left_processes(self) -> list[list[str]]:
         """Command lines of living processes that were started for this run directory."""
@@ -165,7 +186,11 @@ class Server:
         return Answer(status, text, time.monotonic() - began)
 
     def is_ready(self) -> bool:
-        return self.request("health/ready").status == http.HTTPStatus.OK
+        """No answer in time is none."""
+        try:
+            return self.request("health/ready", seconds=2).status == http.HTTPStatus.OK
+        except TimeoutError:
+            return False
 
     def wait_until(self, ready: bool, seconds: float) -> float:
         """Seconds until /v2/health/ready says so; fails after `seconds`."""

@@ -20,11 +20,13 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.ar_metrics import ARMetrics
 from cosmos_triton.pipeline.errors import Cancelled, StageError
+from cosmos_triton.pipeline.job_files import label
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import optional_array, scalar
 from cosmos_triton.runtime.ar.decoder import ARRequest
 from cosmos_triton.runtime.ar.engine import AREngine, EngineStopped, GenerationCancelled, QueueFull
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 
 CODES = {QueueFull: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
 NAME = "ar_sampler"
@@ -33,6 +35,7 @@ POLL_SECONDS = 0.05
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
         parameters = settings.parameters
@@ -105,7 +108,7 @@ class TritonPythonModel:
                 if not self.jobs.is_wanted(job):
                     sequence.cancel()
                     self.sequences.pop(job, None)
-                    pb.Logger.log_info(f"{NAME} {job}: the request was cancelled")
+                    pb.Logger.log_info(f"{NAME} {label(job)}: the request was cancelled")
             self.metrics.update(self.engine.stats())
             if not self.engine.healthy:
                 pb.Logger.log_error(f"{NAME}: the engine has died, this process exits: {self.engine.error!r}")

@@ -13,11 +13,13 @@ import triton_python_backend_utils as pb
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array, optional_array
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 from cosmos_triton.runtime.media.frames import to_uint8
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
         loader = settings.loader(self.placement)

@@ -6,6 +6,7 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.tensors import array, json_tensor, scalar
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 from cosmos_triton.runtime.media.decode import decode
 from cosmos_triton.runtime.media.fit import SQUARE
 
@@ -16,6 +17,7 @@ MEMORY_BYTES = 2 << 30
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, hard))
 

@@ -7,10 +7,12 @@ from cosmos_triton.pipeline.responses import answer_each, failure
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import texts
 from cosmos_triton.runtime.errors import InvalidValue
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
         self.encoder = settings.loader(self.placement).text_encoder()

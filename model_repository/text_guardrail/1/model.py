@@ -4,10 +4,12 @@ from cosmos_triton.guardrail.prompt_guardrail import PromptGuardrail
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import string_tensor, texts
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
         self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, self.placement)

@@ -7,10 +7,12 @@ from cosmos_triton.guardrail.video_guardrail import VideoGuardrail
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array, string_tensor
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         settings = Settings.for_networks(args)
         self.placement = settings.placement()
         self.guardrail = VideoGuardrail.load(

@@ -6,12 +6,14 @@ import triton_python_backend_utils as pb
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 from cosmos_triton.runtime.media.frames import to_uint8, to_unit_range
 from cosmos_triton.runtime.video_tokenizer import decode_tokens
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         settings = Settings.for_networks(args)
         self.jobs, self.device = settings.jobs, settings.device
         self.placement = settings.placement()

@@ -7,6 +7,7 @@ from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array, optional_array
 from cosmos_triton.runtime.generation_request import INPUT_FRAMES
+from cosmos_triton.runtime.heartbeat import start_heartbeat
 from cosmos_triton.runtime.media.fit import SQUARE, pixel_aspect_of
 from cosmos_triton.runtime.media.frames import to_model_input
 from cosmos_triton.runtime.video_tokenizer import encode_input_frames
@@ -14,6 +15,7 @@ from cosmos_triton.runtime.video_tokenizer import encode_input_frames
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         settings = Settings.for_networks(args)
         self.size = (settings.deployment.height, settings.deployment.width)
         self.device = settings.device

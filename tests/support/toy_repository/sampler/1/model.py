@@ -4,8 +4,13 @@ import time
 
 import triton_python_backend_utils as pb
 
+from cosmos_triton.runtime.heartbeat import start_heartbeat
+
 
 class TritonPythonModel:
+    def initialize(self, args):
+        start_heartbeat()
+
     def execute(self, requests):
         for request in requests:
             seconds, note = (

@@ -20,12 +20,15 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb
 
+from cosmos_triton.runtime.heartbeat import start_heartbeat
+
 STAGES = {"media_decoder": 1, "ar_sampler": 4, "diffusion_decoder": 2, "media_encoder": 1}
 PARAMETERS = ("num_input_frames", "temperature", "top_p", "seed", "disable_diffusion_decoder")
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        start_heartbeat()
         config = json.loads(args["model_config"])
         self.decoupled = pb.using_decoupled_model_transaction_policy(config)
         self.needs_prompt = config["parameters"]["deployment"]["string_value"].endswith("video2world")
