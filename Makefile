@@ -2,11 +2,12 @@
 # make demo    a clip and an image through the whole pipeline, on tiny checkpoints; videos in outputs/
 # make check   lint, types and the unit tests, side by side
 # make test    lint, types and every test, side by side
+# make chaos   kills, hangs and other faults on tiny deployments, with figures; takes half an hour
 # make clean   removes what the others made
 
 PYTHON ?= python3.11
 
-.PHONY: setup demo check test clean
+.PHONY: setup demo check test chaos clean
 
 setup: .venv/.installed
 
@@ -24,6 +25,9 @@ check: setup
 
 test: setup
 	.venv/bin/python tests/run_lanes.py lint types unit component parity gpu server pipeline
+
+chaos: setup
+	.venv/bin/python tests/run_lanes.py chaos
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info build checkpoints/tiny outputs

@@ -41,6 +41,7 @@ class Lane:
     script: str = ""
     workers: int = 0  # processes of pytest-xdist; 0: the tests run in pytest's own
     before: tuple[str, ...] = ()
+    prints: bool = False  # what it says is of interest when it passes too
 
 
 LANES = {
@@ -52,6 +53,7 @@ LANES = {
     "gpu": Lane("compute"),
     "server": Lane("light"),  # mostly waits
     "pipeline": Lane("pipeline", before=("variants",)),  # whose deadlines are the tightest: the others have ended
+    "chaos": Lane("pipeline", prints=True),
 }
 
 
@@ -108,6 +110,8 @@ class Run:
         counts = self.counts(exit_code)
         if counts["failed"]:
             print(f"\n=== {self.name}: exit code {exit_code} ===\n{self.log.read_text(errors='replace')}")
+        elif LANES[self.name].prints:
+            print(self.log.read_text(errors="replace"))
         seconds = time.monotonic() - self.began
         print(f"{self.name:10} {seconds:6.1f} s, {cpu_seconds:6.1f} s of CPU: {summary(counts)}", flush=True)
         return counts
