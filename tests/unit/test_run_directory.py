@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_triton.serving.run_directory import RunDirectoryError, model_repository, read_config, render, run_directory
+from cosmos_triton.serving.run_directory import (
+    RunDirectoryError,
+    RunFolders,
+    model_repository,
+    read_config,
+    render,
+    run_directory,
+)
 from support.paths import TOYS
 
 MODELS = sorted(path.parent for path in model_repository().glob("*/config.pbtxt"))
@@ -107,3 +114,23 @@ def test_second_holder_of_a_run_directory_is_refused(tmp_path: Path) -> None:
         pass
     with run_directory(tmp_path / "run") as folder:
         assert folder.is_dir()
+
+
+def test_folders_are_closed_to_other_users_and_hold_no_jobs_of_an_earlier_server(tmp_path: Path) -> None:
+    with run_directory(tmp_path / "run") as folder:
+        jobs = folder / "jobs"
+        jobs.mkdir(mode=0o755)
+        (jobs / "job").touch()
+        folders = RunFolders.make(folder)
+        assert list(folders.jobs.iterdir()) == []
+        for each in (folder, folders.models, folders.jobs, folders.libraries):
+            assert each.stat().st_mode & 0o777 == 0o700
+
+
+def test_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    folder.chmod(0o755)
+    with run_directory(folder) as same:
+        RunFolders.make(same)
+    assert folder.stat().st_mode & 0o777 == 0o755
