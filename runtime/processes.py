@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 ENDED = "ZX"  # a zombie has ended and is not yet waited for
+ACTIVE = "RD"
 STOPPED = "Tt"  # by a signal, or by a debugger
 
 
@@ -41,6 +43,16 @@ def process_status(pid: int) -> ProcessStatus | None:
     if state in ENDED:
         return None
     return ProcessStatus(pid, state, parent, (user + system) / TICKS_PER_SECOND)
+
+
+def has_active_thread(pid: int) -> bool:
+    """Whether a thread of a process runs, wants to, or waits for a disk."""
+    for thread in (PROC / str(pid) / "task").glob("*/stat"):
+        with suppress(OSError):
+            line = thread.read_text(errors="replace")
+            if line[line.rindex(")") + 2] in ACTIVE:
+                return True
+    return False
 
 
 def is_alive(pid: int) -> bool:

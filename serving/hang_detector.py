@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from cosmos_triton.runtime.processes import ProcessStatus
+from cosmos_triton.runtime.heartbeat import Beat
 from cosmos_triton.serving.observation import StageProcess
 
 STOPPED_SECONDS = 1.0  # a debugger that takes a look stops a process for less
 SILENT_SECONDS = 3.0  # without a heartbeat, of which the last QUIET_SECONDS without a sign of work
 QUIET_SECONDS = 2.5
+STILL_SECONDS = 10.0  # at work, with heartbeats, and no thread that does anything
 BUSY_SECONDS = 60.0  # without a heartbeat, at work: a native call holds the interpreter lock
 LOAD_IDLE_SECONDS = 120.0  # of a process that loads, which has no heartbeat yet, or imports libraries
 WORK_SHARE = 0.2  # of a CPU: with less, and waiting at every look, a process is not at work
@@ -21,20 +22,25 @@ MAX_STEP = 1.0  # seconds between two looks that count; after more, this process
 @dataclass(slots=True)
 class _Track:
     """One process. For how many seconds it has been: stopped; without a heartbeat; without a sign of work; without
-    any use of the CPU, since it had used `cpu_when_idle` seconds of it.
+    any use of the CPU, since it had used `cpu_when_idle` seconds of it; at the same work, with no thread active.
     """
 
-    beat: int | None
+    beat: Beat | None
     cpu: float
     cpu_when_idle: float
     stopped: float = 0.0
     silent: float = 0.0
     quiet: float = 0.0
     idle: float = 0.0
+    still: float = 0.0
 
-    def advance(self, status: ProcessStatus, beat: int | None, step: float) -> None:
+    def advance(self, process: StageProcess, step: float) -> None:
+        status, beat = process.status, process.beat
         self.stopped = self.stopped + step if status.is_stopped else 0.0
         self.silent = self.silent + step if beat == self.beat else 0.0
+        is_same_work = beat is not None and self.beat is not None and beat.work == self.beat.work != 0
+        is_still = is_same_work and not process.is_active and status.cpu_seconds == self.cpu
+        self.still = self.still + step if is_still else 0.0
         is_at_work = status.state in "RD" or status.cpu_seconds - self.cpu > WORK_SHARE * step
         self.quiet = 0.0 if is_at_work else self.quiet + step
         if status.cpu_seconds - self.cpu_when_idle > LOAD_SHARE * self.idle:
@@ -66,7 +72,7 @@ class HangDetector:
         for process in processes:
             cpu = process.status.cpu_seconds
             tracks[process.pid] = track = self._tracks.get(process.pid) or _Track(process.beat, cpu, cpu)
-            track.advance(process.status, process.beat, step)
+            track.advance(process, step)
         self._tracks = tracks
         reasons = {pid: _reason(track, is_loading=pid in loading) for pid, track in tracks.items()}
         return {pid: reason for pid, reason in reasons.items() if reason}
@@ -80,4 +86,4 @@ def _reason(track: _Track, *, is_loading: bool) -> str:
     is_silent = track.silent >= SILENT_SECONDS and track.quiet >= QUIET_SECONDS
     if track.beat is not None and (is_silent or track.silent >= BUSY_SECONDS):
         return "does not answer"
-    return ""
+    return "does not go on" if track.still >= STILL_SECONDS else ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from cosmos_triton.runtime.heartbeat import Beat
 from cosmos_triton.runtime.processes import ProcessStatus
 from cosmos_triton.serving.repository_api import ModelState
 
@@ -29,10 +30,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class StageProcess:
-    """A living process of a stage. beat: of its last heartbeat, see runtime/heartbeat.py."""
+    """A living process of a stage.
+
+    beat: its last heartbeat; None before the first.
+    is_active: whether one of its threads was, where it is at work.
+    """
 
     status: ProcessStatus
-    beat: int | None = None
+    beat: Beat | None = None
+    is_active: bool = True
 
     @property
     def pid(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cosmos_triton.runtime.heartbeat import Heartbeats
-from cosmos_triton.runtime.processes import process_status
+from cosmos_triton.runtime.processes import has_active_thread, process_status
 from cosmos_triton.serving.observation import StageProcess
 from cosmos_triton.serving.processes import arguments_of, children_of
 
@@ -34,7 +34,9 @@ class StageProcesses:
             if model is None or status is None:
                 continue
             self._model_of[pid] = model
-            found[model] = (*found.get(model, ()), StageProcess(status, self._heartbeats.last(pid)))
+            beat = self._heartbeats.last(pid)
+            is_active = not (beat and beat.work) or has_active_thread(pid)
+            found[model] = (*found.get(model, ()), StageProcess(status, beat, is_active))
         for pid in known:
             self._heartbeats.forget(pid)
         return found

@@ -47,7 +47,7 @@ def server(
 ) -> Iterator[HeldServer]:
     """One that all tests of a module put through their faults."""
     server = HeldServer(deployment, checkpoints, tmp_path_factory.mktemp(deployment))
-    server.start(300)
+    server.start()
     try:
         yield server
     finally:

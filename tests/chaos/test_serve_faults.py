@@ -60,7 +60,7 @@ def regions(prefix: str) -> list[str]:
 @pytest.mark.parametrize("stopped", ["", "ar_sampler"])
 def test_nothing_is_left_of_a_killed_serve(make_server: MakeServer, note: Note, work: str, stopped: str) -> None:
     server, stage = make_server(), WORK[work]
-    server.start(START)
+    server.start()
     assert server.generate(disable_diffusion_decoder=True).report["outcome"] == "generated"
     processes, prefix = server.processes(), server.shared_memory_prefix()
     assert len(processes) > len(STAGES)
@@ -84,15 +84,15 @@ def test_nothing_is_left_of_a_killed_serve(make_server: MakeServer, note: Note, 
 def test_next_start_reclaims_what_is_left_where_the_reaper_was_killed_too(make_server: MakeServer, note: Note) -> None:
     """And nothing of a server that runs."""
     first, other, second = make_server(), make_server(), make_server()
-    first.start(START)
-    other.start(START)
+    first.start()
+    other.start()
     prefix, others = first.shared_memory_prefix(), other.shared_memory_prefix()
     for pid in (*first.reaper_pids(), first.processes()[0]):
         os.kill(pid, signal.SIGKILL)
     first.wait()
     left = len(regions(prefix))
     assert left
-    second.start(START)
+    second.start()
     assert regions(prefix) == []
     assert regions(others)
     assert other.generate(disable_diffusion_decoder=True).report["outcome"] == "generated"
@@ -110,7 +110,7 @@ def fill_log(server: HeldServer) -> None:
 def test_log_that_nobody_takes_holds_nothing_up(make_server: MakeServer, note: Note, fault: str) -> None:
     server = make_server()
     reading, writing = os.pipe()
-    server.start(START, stderr=writing)
+    server.start(stderr=writing)
     if fault == "closed":
         os.close(reading)
     began = time.monotonic()
@@ -129,7 +129,7 @@ def test_full_disk_under_the_log_holds_nothing_up(make_server: MakeServer, note:
         server, ballast = make_server(), disk / "ballast"
         ballast.write_bytes(bytes(32 << 10))
         with (disk / "log").open("ab", buffering=0) as log:
-            server.start(START, stderr=log.fileno())
+            server.start(stderr=log.fileno())
             fill_log(server)
             assert server.is_ready()
             ballast.unlink()
@@ -165,7 +165,7 @@ def test_any_path_serves(
     monkeypatch.setenv("LC_ALL", "C")
     server = PipelineServer(deployment, folder / "checkpoints", folder)
     try:
-        server.start(START)
+        server.start()
         assert server.generate().report["outcome"] == "generated"
         assert server.stop() == 0
     finally:
@@ -175,7 +175,7 @@ def test_any_path_serves(
 
 def test_soak_of_clips_grows_nothing(make_server: MakeServer, note: Note) -> None:
     server = make_server()
-    server.start(START)
+    server.start()
     used: list[Usage] = []
     with ThreadPoolExecutor(4) as pool:
         for count in (SETTLED, CLIPS - SETTLED):

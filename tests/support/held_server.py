@@ -47,7 +47,7 @@ class HeldServer(PipelineServer):
 
     @contextmanager
     def hold(self, stage: str, how: str = "") -> Iterator[None]:
-        """Requests that reach the stage stay there. `how` may be LOCKED, of serve_held.py."""
+        """Requests that reach the stage stay there. `how` may be LOCKED or WAITING, of serve_held.py."""
         file, mark = self.models / "hold" / stage, self.models / "at_work" / stage
         mark.unlink(missing_ok=True)
         file.write_text(how)
@@ -62,7 +62,9 @@ class HeldServer(PipelineServer):
         until(lambda: mark.exists() and mark.read_text(), seconds=WORK_SECONDS, otherwise=lambda: self.log[-3000:])
         return int(mark.read_text())
 
-    def strike(self, fault: Fault, *, at: str, request: Callable[[], object], how: str = "") -> Outcome:
+    def strike(
+        self, fault: Fault, *, at: str, request: Callable[[], object], how: str = "", unready_within: float = UNREADY
+    ) -> Outcome:
         """Do something to the process of the stage at which a request is held."""
 
         def run() -> tuple[BaseException | None, float]:
@@ -79,7 +81,7 @@ class HeldServer(PipelineServer):
                 held = self.wait_at_work(at)
                 fault_at = time.monotonic()
                 fault(held)
-                self.wait_until(ready=False, seconds=UNREADY)
+                self.wait_until(ready=False, seconds=unready_within)
                 unready = time.monotonic() - fault_at
             error, ended = ending.result(timeout=60)
         return Outcome(error, ended - fault_at, unready, fault_at)

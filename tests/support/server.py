@@ -82,7 +82,7 @@ class Server:
             self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=stderr or log, text=True)
         return self
 
-    def start(self, seconds: float = 120, *, stderr: int | None = None) -> Server:
+    def start(self, seconds: float = 300, *, stderr: int | None = None) -> Server:
         """Start, and wait for the line that says that it is ready."""
         self.launch(stderr)
         stdout = self._process.stdout

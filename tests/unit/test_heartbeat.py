@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_triton.runtime.heartbeat import FOLDER_VARIABLE, Heartbeats
-from cosmos_triton.runtime.processes import is_alive
+from cosmos_triton.runtime.heartbeat import FOLDER_VARIABLE, Beat, Heartbeats
+from cosmos_triton.runtime.processes import has_active_thread, is_alive
 from cosmos_triton.serving.processes import kill
 from cosmos_triton.serving.run_directory import model_repository
 from support.server import until
@@ -29,6 +29,17 @@ WORKS = {
     "waits": "import time; time.sleep(600)",
     "native": "import hashlib; data = bytes(10**9)\nwhile True: hashlib.sha256(data)",
 }
+DEADLOCK = """
+from threading import Lock
+from cosmos_triton.runtime.heartbeat import at_work
+
+@at_work
+def execute(lock):
+    lock.acquire()
+    lock.acquire()
+
+execute(Lock())
+"""
 HANGS = "import ctypes; ctypes.PyDLL(None).sleep(600)"
 
 
@@ -45,7 +56,7 @@ class Stage:
         until(lambda: self.beat is not None, seconds=30)
 
     @property
-    def beat(self) -> int | None:
+    def beat(self) -> Beat | None:
         return self.heartbeats.last(self.pid)
 
     def close(self) -> None:
@@ -78,6 +89,20 @@ def test_it_stops_where_the_interpreter_is_locked(stage: Stage) -> None:
     until(has_stopped, seconds=15)
 
 
+@pytest.mark.parametrize("stage", [DEADLOCK], ids=[""], indirect=True)
+def test_it_says_that_the_process_is_at_work_and_threads_tell_that_nothing_happens(stage: Stage) -> None:
+    until(lambda: stage.beat and stage.beat.work, seconds=10)
+    until(lambda: not has_active_thread(stage.pid), seconds=10)
+
+
+@pytest.mark.parametrize("stage", [WORKS["waits"]], ids=[""], indirect=True)
+def test_process_between_requests_is_not_at_work(stage: Stage) -> None:
+    before = stage.beat
+    until(lambda: stage.beat != before, seconds=10)
+    assert stage.beat
+    assert stage.beat.work == 0
+
+
 @pytest.mark.parametrize("stage", [WORKS["waits"]], ids=[""], indirect=True)
 def test_process_ends_with_its_parent(stage: Stage) -> None:
     stage.parent.kill()
@@ -87,4 +112,6 @@ def test_process_ends_with_its_parent(stage: Stage) -> None:
 @pytest.mark.parametrize("model", sorted(model_repository().glob("*/1/model.py")), ids=lambda path: path.parts[-3])
 def test_every_model_starts_one(model: Path) -> None:
     text = model.read_text()
-    assert "        start_heartbeat()\n" in text or "class TritonPythonModel(PipelineModel)" in text
+    if "class TritonPythonModel(PipelineModel)" not in text:
+        assert "        start_heartbeat()\n" in text
+        assert "    @at_work\n    def execute(" in text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from cosmos_triton.runtime.heartbeat import Beat
 from cosmos_triton.runtime.processes import ProcessStatus
 from cosmos_triton.serving.observation import (
     Action,
@@ -42,6 +43,8 @@ class Process:
     state: str = "S"
     is_hung: bool = False  # deadlocked: it waits, without a heartbeat
     cpu: float = 0.0
+    work: int = 0  # the number of its `execute`
+    is_active: bool = True
 
 
 @dataclass(slots=True)
@@ -80,6 +83,10 @@ class World:
         self._pids = iter(range(100, 10**9))
 
     @property
+    def now_ns(self) -> int:
+        return round(self.now * 1e9)
+
+    @property
     def answers(self) -> bool:
         return self.server is not None and self.server.state == "S" and not self.server.is_hung and self.starting <= 0
 
@@ -112,7 +119,10 @@ class World:
                 name: tuple(
                     StageProcess(
                         ProcessStatus(p.pid, p.state, SERVER, p.cpu),
-                        None if model.state == "LOADING" else 0 if p.is_hung or p.state == "T" else int(self.now * 10),
+                        None
+                        if model.state == "LOADING"
+                        else Beat(0 if p.is_hung or p.state == "T" else self.now_ns, p.work),
+                        p.is_active,
                     )
                     for p in model.processes
                 )
@@ -299,6 +309,28 @@ def test_stage_that_works_without_a_heartbeat_is_given_a_minute(world: World) ->
     world.run(50)
     assert world.models["long"].processes == [process]
     assert world.runs_until(lambda: process not in world.models["long"].processes, 15)
+
+
+def test_stage_that_waits_for_ever_at_work_is_replaced(world: World) -> None:
+    """It leaves the interpreter free, so its heart beats."""
+    (process,) = world.models["long"].processes
+    process.work, process.is_active = 1, False
+    assert world.runs_until(lambda: process not in world.models["long"].processes, 12)
+    assert world.runs_until(lambda: world.works, RECOVERED)
+
+
+@pytest.mark.parametrize("sign", ["thread", "cpu", "work"])
+def test_stage_at_work_with_a_sign_of_it_is_left_alone(world: World, sign: str) -> None:
+    (process,) = world.models["long"].processes
+    process.work, process.is_active = 1, False
+    for _ in range(300):
+        world.run(1)
+        process.is_active = sign == "thread"
+        process.cpu += 0.01 * (sign == "cpu")
+        process.work += sign == "work"
+        world.advance()
+        process.is_active = False
+    assert world.models["long"].processes == [process]
 
 
 def test_time_in_which_the_supervisor_did_not_run_is_nobodys_fault(world: World) -> None:

@@ -26,7 +26,7 @@ from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import optional_array, scalar
 from cosmos_triton.runtime.ar.decoder import ARRequest
 from cosmos_triton.runtime.ar.engine import AREngine, EngineStopped, GenerationCancelled, QueueFull
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 
 CODES = {QueueFull: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
 NAME = "ar_sampler"
@@ -50,6 +50,7 @@ class TritonPythonModel:
         self.monitor = threading.Thread(target=self.monitor_engine, name="ar-monitor", daemon=True)
         self.monitor.start()
 
+    @at_work
     def execute(self, requests):
         return answer_each(NAME, requests, self.answer)
 

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array, optional_array
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.frames import to_uint8
 
 
@@ -32,6 +32,7 @@ class TritonPythonModel:
             self.placement, lambda: self.decoder.warm_up(self.generic_context, frames=self.frames, size=size)
         )
 
+    @at_work
     def execute(self, requests):
         return answer_each("diffusion_decoder", requests, self.decode)
 

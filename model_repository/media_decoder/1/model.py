@@ -6,7 +6,7 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.tensors import array, json_tensor, scalar
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.decode import decode
 from cosmos_triton.runtime.media.fit import SQUARE
 
@@ -21,6 +21,7 @@ class TritonPythonModel:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, hard))
 
+    @at_work
     def execute(self, requests):
         return answer_each("media_decoder", requests, decode_media)
 

@@ -2,7 +2,7 @@
 
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.tensors import array, string_tensor
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.encode import encode_mp4, parse_metadata
 
 
@@ -10,6 +10,7 @@ class TritonPythonModel:
     def initialize(self, args):
         start_heartbeat()
 
+    @at_work
     def execute(self, requests):
         return answer_each("media_encoder", requests, encode_media)
 

@@ -7,7 +7,7 @@ from cosmos_triton.pipeline.responses import answer_each, failure
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import texts
 from cosmos_triton.runtime.errors import InvalidValue
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 
 
 class TritonPythonModel:
@@ -18,6 +18,7 @@ class TritonPythonModel:
         self.encoder = settings.loader(self.placement).text_encoder()
         settings.warm_up(self.placement, lambda: self.encoder.encode(["a car"]))
 
+    @at_work
     def execute(self, requests):
         prompts = [valid_prompts(request) for request in requests]
         try:

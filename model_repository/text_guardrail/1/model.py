@@ -4,7 +4,7 @@ from cosmos_triton.guardrail.prompt_guardrail import PromptGuardrail
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import string_tensor, texts
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 
 
 class TritonPythonModel:
@@ -15,6 +15,7 @@ class TritonPythonModel:
         self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, self.placement)
         settings.warm_up(self.placement, lambda: self.guardrail.judge("a car"))
 
+    @at_work
     def execute(self, requests):
         with self.placement.on_device():
             return answer_each("text_guardrail", requests, self.judge)

@@ -7,7 +7,7 @@ from cosmos_triton.guardrail.video_guardrail import VideoGuardrail
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array, string_tensor
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 
 
 class TritonPythonModel:
@@ -22,6 +22,7 @@ class TritonPythonModel:
         blank = torch.zeros(clip.frames, clip.height, clip.width, 3, dtype=torch.uint8)
         settings.warm_up(self.placement, lambda: self.guardrail.apply(blank))
 
+    @at_work
     def execute(self, requests):
         with self.placement.on_device():
             return answer_each("video_guardrail", requests, self.apply)

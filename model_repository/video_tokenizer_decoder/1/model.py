@@ -6,7 +6,7 @@ import triton_python_backend_utils as pb
 from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.frames import to_uint8, to_unit_range
 from cosmos_triton.runtime.video_tokenizer import decode_tokens
 
@@ -23,6 +23,7 @@ class TritonPythonModel:
         blank = torch.zeros(1, config.latent_frames(clip.frames), *grid, dtype=torch.int32, device=self.device)
         settings.warm_up(self.placement, lambda: decode_tokens(self.decoder, blank))
 
+    @at_work
     def execute(self, requests):
         with self.placement.on_device():
             return answer_each("video_tokenizer_decoder", requests, self.decode)

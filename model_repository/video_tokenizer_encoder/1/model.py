@@ -7,7 +7,7 @@ from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import array, optional_array
 from cosmos_triton.runtime.generation_request import INPUT_FRAMES
-from cosmos_triton.runtime.heartbeat import start_heartbeat
+from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.fit import SQUARE, pixel_aspect_of
 from cosmos_triton.runtime.media.frames import to_model_input
 from cosmos_triton.runtime.video_tokenizer import encode_input_frames
@@ -27,6 +27,7 @@ class TritonPythonModel:
         for frames in INPUT_FRAMES["video"]:
             self.tokens(torch.zeros(frames, *self.size, 3, dtype=torch.uint8))
 
+    @at_work
     def execute(self, requests):
         with self.placement.on_device():
             return answer_each("video_tokenizer_encoder", requests, self.encode)
