@@ -113,15 +113,11 @@ class Companion:
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
         self._start = start
-        self._probe = probe
+        self._has_probe = probe is not None
         self._machine = CompanionMachine()
         self._answered_at = 0.0
         if probe:
             threading.Thread(target=self._probe_for_ever, args=(probe,), name=f"probe-{name}", daemon=True).start()
-
-    @property
-    def is_up(self) -> bool:
-        return self._machine.phase is CompanionPhase.UP
 
     def look(self) -> None:
         """Do what has to be done; called every fraction of a second.
@@ -132,7 +128,7 @@ class Companion:
         now = time.monotonic()
         running = self.process if self.process and self.process.poll() is None else None
         status = process_status(running.pid) if running else None
-        if running and self._probe is None:
+        if running and not self._has_probe:
             self._answered_at = now
         seen = CompanionObservation(now, running is not None, bool(status and status.is_stopped), self._answered_at)
         action = self._machine.step(seen)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,7 @@ def serve_repository(
         for name in reclaim():
             say(f"removed what an earlier server had left: {name}")
         _check_shared_memory(shared_memory)
+        stop = StopSignals()
         with run_directory(run_dir) as folder, claimed() as claim:
             if run_dir is None:
                 claim.own(folder)
@@ -88,16 +89,20 @@ def serve_repository(
                 has_gpu=settings.device != "cpu",
                 options=rate_limit_options(plan) if plan else (),
             )
-            return _supervise(server, configs, claim, on_ready=partial(_say_ready, title, addresses))
+            return _supervise(server, configs, claim, stop, on_ready=partial(_say_ready, title, addresses))
     finally:
         log_output().flush()
 
 
 def _supervise(
-    server: TritonServer, configs: Mapping[str, ModelConfig], claim: Claim, *, on_ready: Callable[[], None]
+    server: TritonServer,
+    configs: Mapping[str, ModelConfig],
+    claim: Claim,
+    stop: StopSignals,
+    *,
+    on_ready: Callable[[], None],
 ) -> int:
     """Run the server until a signal ends it; returns the exit code."""
-    stop = StopSignals()
     reaper = Companion("reaper", partial(start_reaper, claim))
     supervisor = Supervisor(
         server,
@@ -127,12 +132,14 @@ def stage_machine(name: str, config: ModelConfig) -> StageMachine:
 
 def _say_ready(title: str, addresses: Addresses) -> None:
     host = addresses.reachable_host
-    with suppress(OSError):  # nobody listens any more
+    try:
         print(
             f"{title} is ready: http {host}:{addresses.http_port}, grpc {host}:{addresses.grpc_port}, "
             f"metrics {host}:{addresses.metrics_port}",
             flush=True,
         )
+    except OSError:  # nobody listens: the line must not fail again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_shared_memory(needed: int) -> None:
