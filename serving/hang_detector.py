@@ -16,6 +16,7 @@ BUSY_SECONDS = 60.0  # without a heartbeat, at work: a native call holds the int
 LOAD_IDLE_SECONDS = 120.0  # of a process that loads, which has no heartbeat yet, or imports libraries
 WORK_SHARE = 0.2  # of a CPU: with less, and waiting at every look, a process is not at work
 LOAD_SHARE = 0.001  # of a CPU: with less, it does not load
+LOAD_HANGS = "does not go on loading"
 MAX_STEP = 1.0  # seconds between two looks that count; after more, this process itself did not run
 
 
@@ -82,7 +83,7 @@ def _reason(track: _Track, *, is_loading: bool) -> str:
     if track.stopped >= STOPPED_SECONDS:
         return "stopped"
     if is_loading:
-        return "does not go on loading" if track.idle >= LOAD_IDLE_SECONDS else ""
+        return LOAD_HANGS if track.idle >= LOAD_IDLE_SECONDS else ""
     is_silent = track.silent >= SILENT_SECONDS and track.quiet >= QUIET_SECONDS
     if track.beat is not None and (is_silent or track.silent >= BUSY_SECONDS):
         return "does not answer"

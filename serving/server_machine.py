@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from cosmos_triton.serving.hang_detector import MAX_STEP, HangDetector
+from cosmos_triton.serving.hang_detector import LOAD_HANGS, MAX_STEP, HangDetector
 from cosmos_triton.serving.observation import (
     Action,
     GiveUp,
@@ -82,6 +82,8 @@ class ServerMachine:
         self._elapsed += step
         hung = self.hung(seen)
         actions: list[Action] = [Kill(tuple(hung))] if hung else []
+        if self.phase is ServerPhase.STARTING:
+            actions += [Say(f"{reason}: process {pid}, while it starts") for pid, reason in hung.items()]
         try:
             if self.phase is ServerPhase.DOWN:
                 actions += self._start(seen)
@@ -100,14 +102,17 @@ class ServerMachine:
     def hung(self, seen: Observation) -> dict[int, str]:
         """The processes of stages that hang or have not ended in time, each with a reason."""
         processes = [process for processes in seen.processes.values() for process in processes]
-        loading = {
-            process.pid
-            for stage in self.stages.values()
-            if stage.phase is not Phase.UP
-            for process in stage.current(seen)
-        }
+        loading = [stage.current(seen) for stage in self.stages.values() if stage.is_loading(seen)]
         server = [StageProcess(seen.server)] if seen.server else []
-        return self._detector.look(seen.now, [*server, *processes], loading=loading)
+        pids = {process.pid for instances in loading for process in instances}
+        hung = self._detector.look(seen.now, [*server, *processes], loading=pids)
+        for instances in loading:
+            # An instance that has been loaded waits for the others.
+            if any(hung.get(process.pid) != LOAD_HANGS for process in instances):
+                for process in instances:
+                    if hung.get(process.pid) == LOAD_HANGS:
+                        del hung[process.pid]
+        return hung
 
     def lost(self, seen: Observation) -> set[str]:
         """Stages without a process, whose requests never end."""

@@ -75,6 +75,9 @@ class StageMachine:
         """Its processes, without those of before a reload."""
         return tuple(process for process in seen.processes.get(self.name, ()) if process.pid not in self.retired)
 
+    def is_loading(self, seen: Observation) -> bool:
+        return self.phase is not Phase.UP and not self.is_called_ready(seen)
+
     def is_called_ready(self, seen: Observation) -> bool:
         """Whether the server says that it is ready."""
         state = seen.states.get(self.name)
@@ -162,5 +165,4 @@ class StageMachine:
 
 def loads_with_process(machines: Collection[StageMachine], seen: Observation) -> int:
     """How many loads the server works on."""
-    loading = [machine for machine in machines if machine.phase is not Phase.UP and not machine.is_called_ready(seen)]
-    return sum(bool(machine.current(seen)) for machine in loading)
+    return sum(machine.is_loading(seen) and bool(machine.current(seen)) for machine in machines)

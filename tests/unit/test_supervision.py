@@ -285,6 +285,31 @@ def test_stage_whose_requests_never_end_restarts_the_server(world: World, fault:
     assert world.runs_until(lambda: world.works, RESTARTED)
 
 
+def test_stages_that_are_loaded_wait_for_one_that_takes_minutes() -> None:
+    """It uses the CPU, and they do not; nor does an instance of it that is loaded before the other."""
+    world = World()
+    world.run(0.2)
+    world.starting = 600
+    slow = world.models["brief"]
+    slow.loading = 600
+    pids = [process.pid for model in world.models.values() for process in model.processes]
+
+    def work() -> bool:
+        slow.processes[0].cpu += 0.1
+        return False
+
+    world.run(580, work)
+    assert world.runs_until(lambda: world.works, 60)
+    assert [process.pid for model in world.models.values() for process in model.processes] == pids
+
+
+def test_load_that_does_not_go_on_is_tried_again() -> None:
+    world = World()
+    world.run(0.2)
+    world.starting = world.models["long"].loading = 100_000.0
+    assert world.runs_until(lambda: world.works, 200)
+
+
 def test_death_between_ready_and_the_first_look_is_seen() -> None:
     world = World()
     assert world.runs_until(lambda: any(isinstance(action, Ready) for action in world.actions), 30)
