@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.errors import Cancelled
-from cosmos_triton.pipeline.job_files import Progress
+from cosmos_triton.pipeline.job_files import Progress, job_name, new_job_id
 from cosmos_triton.pipeline.tensors import Array, json_tensor
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.generation_request import GenerationRequest
@@ -27,6 +26,8 @@ class Job:
     visual_input: the bytes of the file, BYTES [1]
     sender: Triton's response sender
     streams: whether events are sent before the result
+    id: secret, for the stages alone
+    name: what log and report call it
     progress: the latest progress of a stage
     has_ended: the final response was sent; a stage that was no longer waited for may still answer
     """
@@ -37,12 +38,14 @@ class Job:
     visual_input: Array
     sender: Any
     streams: bool
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=new_job_id)
+    name: str = field(init=False)
     progress: Progress | None = None
     has_ended: bool = False
     report: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.name = job_name(self.id)
         self.report = {
             "seconds": {},
             "guardrails": [],
@@ -50,7 +53,7 @@ class Job:
             "faces_blurred": 0,
             "frames_blurred": 0,
             "warnings": [],
-            "job": self.id,
+            "job": self.name,
             "deployment": self.deployment.name,
             "versions": {"cosmos-triton": VERSION},
             "parameters": self.request.parameters(),
@@ -62,7 +65,7 @@ class Job:
             raise Cancelled
 
     def log(self, message: str) -> None:
-        pb.Logger.log_info(f"{self.pipeline} {self.id}: {message}")
+        pb.Logger.log_info(f"{self.pipeline} {self.name}: {message}")
 
     def send_event(self, stage: str, done: int, total: int) -> None:
         if self.streams and not self.has_ended:

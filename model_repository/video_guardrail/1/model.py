@@ -4,14 +4,15 @@ import torch
 import triton_python_backend_utils as pb
 
 from cosmos_triton.guardrail.video_guardrail import VideoGuardrail
-from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.stage import Stage
 from cosmos_triton.pipeline.tensors import array, string_tensor
 
 
 class TritonPythonModel:
     def initialize(self, args):
         settings = Settings.for_networks(args)
+        self.stage = Stage(settings)
         self.placement = settings.placement()
         self.guardrail = VideoGuardrail.load(
             settings.checkpoint_dir, settings.deployment, self.placement, settings.exported
@@ -21,9 +22,9 @@ class TritonPythonModel:
         settings.warm_up(self.placement, lambda: self.guardrail.apply(blank))
 
     def execute(self, requests):
-        with self.placement.on_device():
-            return answer_each("video_guardrail", requests, self.apply)
+        return self.stage.answer_each(requests, self.apply)
 
-    def apply(self, request):
-        frames, judgement = self.guardrail.apply(torch.from_numpy(array(request, "video")))
+    def apply(self, call):
+        with self.placement.on_device():
+            frames, judgement = self.guardrail.apply(torch.from_numpy(array(call.inputs, "video")))
         return [pb.Tensor("video", frames.numpy()), string_tensor("verdict", judgement.to_json())]
