@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +26,16 @@ class Tensor:
 
 
 class Request:
-    """A stage's request. `inputs_read` says whether anybody looked at its tensors."""
+    """A request to a model. `inputs_read` says whether anybody looked at its tensors."""
 
     def __init__(self, parameters: Mapping[str, Any] | str | None = None, **tensors: np.ndarray) -> None:
         self._parameters = parameters if isinstance(parameters, str) else json.dumps(parameters or {})
         self._tensors = [Tensor(name, values) for name, values in tensors.items()]
         self.inputs_read = False
+        self.sender = Sender()
+
+    def get_response_sender(self) -> Sender:
+        return self.sender
 
     def parameters(self) -> str:
         return self._parameters
@@ -65,6 +70,38 @@ class InferenceResponse:
 
     def output_tensors(self) -> list[Tensor]:
         return self.tensors
+
+
+class InferenceRequest:
+    """A call of another model, answered by `answer`, which a test sets."""
+
+    answer: Callable[[InferenceRequest], InferenceResponse]
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+
+    def exec(self) -> InferenceResponse:
+        return type(self).answer(self)
+
+
+def using_decoupled_model_transaction_policy(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("decoupled", False))
+
+
+class Sender:
+    """Collects the responses to one request of an asynchronous model."""
+
+    def __init__(self) -> None:
+        self.responses: list[InferenceResponse] = []
+        self.ended = threading.Event()
+
+    def is_cancelled(self) -> bool:
+        return False
+
+    def send(self, response: InferenceResponse, flags: int = 0) -> None:
+        self.responses.append(response)
+        if flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL:
+            self.ended.set()
 
 
 class Logger:
