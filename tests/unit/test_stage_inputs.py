@@ -140,7 +140,7 @@ def test_every_string_of_a_batch_is_held_to_it() -> None:
         for place in range(8):
             prompts = [b"a"] * 8
             prompts[place] = wrong
-            with pytest.raises(InvalidValue, match="^prompt: value "):
+            with pytest.raises(InvalidValue, match=r"^prompt: value "):
                 limit.check("prompt", strings(*prompts)[:, None])
 
 
