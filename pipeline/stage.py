@@ -16,7 +16,7 @@ from cosmos_triton.pipeline.responses import describe, failure
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.tensors import Inputs, inputs_of, request_parameters
 from cosmos_triton.runtime.errors import InvalidValue
-from cosmos_triton.runtime.stage_inputs import accepted_inputs
+from cosmos_triton.runtime.stages import STAGES
 
 SENT = "sent_ns"  # the parameter of a stage's request that says when it was sent: `time.monotonic_ns()`
 
@@ -49,7 +49,7 @@ class Stage:
     def __init__(self, settings: Settings) -> None:
         self.name = settings.name
         self._jobs = settings.jobs
-        self._accepted = accepted_inputs(settings.name, settings.deployment)
+        self._accepted = STAGES[settings.name].inputs(settings.deployment)
         self._metrics = RequestMetrics(settings.name)
 
     def answer_each(self, requests: Sequence[Any], work: Callable[[StageCall], list[Any]]) -> list[Any]:

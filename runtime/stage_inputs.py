@@ -1,14 +1,13 @@
 """What each stage accepts as its input tensors in a deployment.
 
 The server holds names, data types and fixed dimensions against the stage's config.pbtxt. What depends on the deployment
-is held against this table, before a stage does anything with a tensor.
+is held against these, before a stage does anything with a tensor; `runtime/stages.py` says which stage has which.
 
 Legend: T frames, H, W pixels; t, h, w latent grid; E tokens of a prompt, C embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.errors import InvalidValue
 from cosmos_triton.runtime.generation_request import INPUT_FRAMES, MAX_PROMPT_BYTES
 from cosmos_triton.runtime.media.limits import LIMITS
-from cosmos_triton.runtime.stages import STAGES
 
 if TYPE_CHECKING:
     from cosmos_triton.networks.ar_config import ARConfig
@@ -30,6 +28,7 @@ ONE: Sizes = (1,)
 RGB: Sizes = (3,)
 ANY: Sizes = range(1, 1 << 31)
 MAX_METADATA_BYTES = 16 * 1024
+MAX_PROMPTS = 8  # in a batch
 BYTES = np.dtype(np.object_)
 
 
@@ -70,19 +69,15 @@ class Accepted:
         return f"{_type_name(self.dtype)} [{', '.join(map(_describe, self.shape))}]"
 
 
+Inputs = dict[str, Accepted]  # all inputs that a stage has in a deployment, by name
+
+
 def decoded(name: str, text: bytes) -> str:
     """The text of an input's string. Raises InvalidValue where it is not UTF-8."""
     try:
         return text.decode()
     except UnicodeDecodeError as error:
         raise InvalidValue(name, f"bytes that are not UTF-8 ({error.reason})", "text in UTF-8") from None
-
-
-def accepted_inputs(stage: str, deployment: Deployment) -> dict[str, Accepted]:
-    """By name, all inputs that the stage has in this deployment. Empty for the entry models, whose inputs are a
-    `GenerationRequest`.
-    """
-    return _INPUTS[stage](deployment) if stage in _INPUTS else {}
 
 
 def _contains(sizes: Sizes, size: int) -> bool:
@@ -99,24 +94,78 @@ def _type_name(dtype: np.dtype[Any]) -> str:
     return "BYTES" if dtype == BYTES else dtype.name
 
 
+def none(deployment: Deployment) -> Inputs:
+    """Of the entry models, which take what `GenerationRequest` accepts."""
+    return {}
+
+
+def media_file(deployment: Deployment) -> Inputs:
+    return {
+        "visual_input": Accepted(BYTES, (ONE,), max_bytes=LIMITS.file_bytes),
+        "num_input_frames": _scalar(np.int32),
+    }
+
+
+def prompt(deployment: Deployment) -> Inputs:
+    return {"prompt": Accepted(BYTES, (ONE,), max_bytes=MAX_PROMPT_BYTES, is_text=True)}
+
+
+def prompts(deployment: Deployment) -> Inputs:
+    """Up to MAX_PROMPTS, a batch [B, 1]."""
+    batch = range(1, MAX_PROMPTS + 1)
+    return {"prompt": Accepted(BYTES, (batch, ONE), max_bytes=MAX_PROMPT_BYTES, is_text=True)}
+
+
+def input_frames(deployment: Deployment) -> Inputs:
+    """Frames of any size, [T, H, W, 3]."""
+    shape = (INPUT_FRAMES["video"], ANY, ANY, RGB)
+    return {"frames": Accepted(np.dtype(np.uint8), shape, max_bytes=LIMITS.decoded_bytes)}
+
+
+def clip_start(deployment: Deployment) -> Inputs:
+    """Tokens of the input frames [t, h, w], sampling parameters, and the context [E, C] where there is one."""
+    from cosmos_triton.networks import tokenizer  # here, since it imports torch
+
+    config = tokenizer.PRESETS[deployment.discrete_tokenizer]
+    accepted = {
+        "tokens": _tokens(deployment, tuple(map(config.latent_frames, INPUT_FRAMES["video"]))),
+        "seed": _scalar(np.int64),
+        "temperature": _scalar(np.float32),
+        "top_p": _scalar(np.float32),
+    }
+    width = _ar_config(deployment).context_dim
+    return accepted if width is None else accepted | {"context": _context(deployment, width)}
+
+
+def clip_tokens(deployment: Deployment) -> Inputs:
+    """Tokens of a whole clip, [t, h, w]."""
+    return {"tokens": _tokens(deployment, _clip_latents(deployment))}
+
+
+def clip_and_context(deployment: Deployment) -> Inputs:
+    """Tokens of a whole clip [1, t, h, w], and the context [1, E, C]."""
+    from cosmos_triton.networks import diffusion_transformer  # here, since it imports torch
+
+    width = diffusion_transformer.PRESETS[deployment.diffusion_decoder].context_dim
+    return {
+        "tokens": _tokens(deployment, ONE, _clip_latents(deployment)),
+        "context": _context(deployment, width, ONE),
+    }
+
+
+def video(deployment: Deployment) -> Inputs:
+    """A whole clip, [T, H, W, 3]."""
+    shape = ((deployment.frames,), (deployment.height,), (deployment.width,), RGB)
+    return {"video": Accepted(np.dtype(np.uint8), shape)}
+
+
+def video_and_metadata(deployment: Deployment) -> Inputs:
+    metadata = Accepted(BYTES, (ONE,), max_bytes=MAX_METADATA_BYTES, is_text=True)
+    return video(deployment) | {"metadata": metadata}
+
+
 def _scalar(dtype: type[np.generic]) -> Accepted:
     return Accepted(np.dtype(dtype), (ONE,))
-
-
-def _prompt(*batch: Sizes) -> Accepted:
-    return Accepted(BYTES, (*batch, ONE), max_bytes=MAX_PROMPT_BYTES, is_text=True)
-
-
-def _input_frames() -> Accepted:
-    """[T, H, W, 3]"""
-    shape = (INPUT_FRAMES["video"], ANY, ANY, RGB)
-    return Accepted(np.dtype(np.uint8), shape, max_bytes=LIMITS.decoded_bytes)
-
-
-def _video(deployment: Deployment) -> Accepted:
-    """[T, H, W, 3]"""
-    shape = ((deployment.frames,), (deployment.height,), (deployment.width,), RGB)
-    return Accepted(np.dtype(np.uint8), shape)
 
 
 def _tokens(deployment: Deployment, *leading: Sizes) -> Accepted:
@@ -124,13 +173,6 @@ def _tokens(deployment: Deployment, *leading: Sizes) -> Accepted:
     config = _ar_config(deployment)
     height, width = config.latent_shape[1:]
     return Accepted(np.dtype(np.int32), (*leading, (height,), (width,)), values=range(config.vocab_size))
-
-
-def _input_latents(deployment: Deployment) -> Sizes:
-    from cosmos_triton.networks import tokenizer  # here, since it imports torch
-
-    config = tokenizer.PRESETS[deployment.discrete_tokenizer]
-    return tuple(map(config.latent_frames, INPUT_FRAMES["video"]))
 
 
 def _clip_latents(deployment: Deployment) -> Sizes:
@@ -146,43 +188,3 @@ def _ar_config(deployment: Deployment) -> ARConfig:
     from cosmos_triton.networks import ar_config  # here, since it imports torch, which the media stages do without
 
     return ar_config.PRESETS[deployment.ar_preset]
-
-
-def _ar_sampler(deployment: Deployment) -> dict[str, Accepted]:
-    accepted = {
-        "tokens": _tokens(deployment, _input_latents(deployment)),
-        "seed": _scalar(np.int64),
-        "temperature": _scalar(np.float32),
-        "top_p": _scalar(np.float32),
-    }
-    width = _ar_config(deployment).context_dim
-    return accepted if width is None else accepted | {"context": _context(deployment, width)}
-
-
-def _diffusion_decoder(deployment: Deployment) -> dict[str, Accepted]:
-    from cosmos_triton.networks import diffusion_transformer  # here, since it imports torch
-
-    width = diffusion_transformer.PRESETS[deployment.diffusion_decoder].context_dim
-    return {
-        "tokens": _tokens(deployment, ONE, _clip_latents(deployment)),
-        "context": _context(deployment, width, ONE),
-    }
-
-
-_INPUTS: dict[str, Callable[[Deployment], dict[str, Accepted]]] = {
-    "media_decoder": lambda d: {
-        "visual_input": Accepted(BYTES, (ONE,), max_bytes=LIMITS.file_bytes),
-        "num_input_frames": _scalar(np.int32),
-    },
-    "text_guardrail": lambda d: {"prompt": _prompt()},
-    "text_encoder": lambda d: {"prompt": _prompt(range(1, max(STAGES["text_encoder"].batch_sizes) + 1))},
-    "video_tokenizer_encoder": lambda d: {"frames": _input_frames()},
-    "ar_sampler": _ar_sampler,
-    "diffusion_decoder": _diffusion_decoder,
-    "video_tokenizer_decoder": lambda d: {"tokens": _tokens(d, _clip_latents(d))},
-    "video_guardrail": lambda d: {"video": _video(d)},
-    "media_encoder": lambda d: {
-        "video": _video(d),
-        "metadata": Accepted(BYTES, (ONE,), max_bytes=MAX_METADATA_BYTES, is_text=True),
-    },
-}

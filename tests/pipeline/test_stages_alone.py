@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import Generation
 from cosmos_triton.pipeline.job_files import JOB
-from cosmos_triton.runtime.stage_inputs import BYTES, accepted_inputs
+from cosmos_triton.runtime.stage_inputs import BYTES
 from cosmos_triton.runtime.stages import STAGES
 from support.pipeline_server import PipelineServer, follow
 
@@ -34,14 +34,14 @@ def filled(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
 
 def valid(server: PipelineServer, stage: str) -> Tensors:
     """What a stage would work on."""
-    accepted = accepted_inputs(stage, server.deployment)
+    accepted = STAGES[stage].inputs(server.deployment)
     return {name: filled(limit.dtype, tuple(sizes[0] for sizes in limit.shape)) for name, limit in accepted.items()}
 
 
 def odd(server: PipelineServer, stage: str) -> Iterator[Tensors]:
     """Requests with one tensor that the stage, or the server in its place, must refuse."""
     inputs = valid(server, stage)
-    for name, limit in accepted_inputs(stage, server.deployment).items():
+    for name, limit in STAGES[stage].inputs(server.deployment).items():
         dtype, shape = limit.dtype, inputs[name].shape
         shapes = {(), (0,) * len(shape), shape[1:], (*shape, 1), (2, *shape), (7 * shape[0], *shape[1:])}
         for axis, sizes in enumerate(limit.shape):

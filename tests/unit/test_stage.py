@@ -17,7 +17,6 @@ from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.stage import SENT, Stage, StageCall
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import InvalidValue
-from cosmos_triton.runtime.stage_inputs import accepted_inputs
 from cosmos_triton.runtime.stages import STAGES
 from support import fake_triton
 from support.fake_triton import InferenceResponse, Request, Tensor, counted
@@ -79,7 +78,7 @@ def counts(model: str = "text_guardrail") -> dict[str, float]:
 @pytest.mark.parametrize("name", WORKING)
 def test_no_stage_looks_at_the_tensors_of_a_request_without_a_job(make: Callable[[str], Stage], name: str) -> None:
     """Whatever they are, and whatever the request says instead of an id."""
-    accepted = accepted_inputs(name, TINY)
+    accepted = STAGES[name].inputs(TINY)
     tensors = {
         input: np.zeros(tuple(sizes[0] for sizes in limit.shape), limit.dtype) for input, limit in accepted.items()
     }
@@ -103,7 +102,7 @@ def test_a_job_that_has_ended_is_none(stage: Stage, jobs: JobFiles, job: str) ->
 
 @pytest.mark.parametrize("name", WORKING)
 def test_a_stage_works_on_what_it_accepts_alone(make: Callable[[str], Stage], job: str, name: str) -> None:
-    for input, limit in accepted_inputs(name, TINY).items():
+    for input, limit in STAGES[name].inputs(TINY).items():
         shape = tuple(sizes[0] for sizes in limit.shape)
         wrong = [np.zeros((*shape, 1), limit.dtype), np.zeros(shape, np.float16), np.zeros(0, limit.dtype)]
         for response in make(name).answer_each([Request({JOB: job}, **{input: tensor}) for tensor in wrong], never):

@@ -13,7 +13,7 @@ from cosmos_triton.networks import ar_config, tokenizer
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.errors import InvalidValue
 from cosmos_triton.runtime.generation_request import MAX_PROMPT_BYTES
-from cosmos_triton.runtime.stage_inputs import BYTES, MAX_METADATA_BYTES, Accepted, accepted_inputs
+from cosmos_triton.runtime.stage_inputs import BYTES, MAX_METADATA_BYTES, Accepted
 from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving.run_directory import model_repository, read_config
 
@@ -63,7 +63,7 @@ def sent(deployment: Deployment) -> Iterator[tuple[str, str, np.ndarray]]:
 def test_what_the_pipeline_sends_is_accepted(deployment: Deployment) -> None:
     seen = set()
     for stage, name, tensor in sent(deployment):
-        accepted_inputs(stage, deployment)[name].check(name, tensor)
+        STAGES[stage].inputs(deployment)[name].check(name, tensor)
         seen.add(stage)
     assert seen == {stage for stage in WORKING if STAGES[stage].is_in(deployment)}
 
@@ -72,7 +72,7 @@ def test_what_the_pipeline_sends_is_accepted(deployment: Deployment) -> None:
 def test_every_input_of_the_configuration_has_a_limit(stage: str) -> None:
     """Of its type and number of dimensions, and within its fixed ones."""
     config = read_config(model_repository() / stage)
-    accepted = accepted_inputs(stage, TINY)
+    accepted = STAGES[stage].inputs(TINY)
     assert accepted.keys() == {tensor.name for tensor in config.input}
     for tensor in config.input:
         limit, type_name = accepted[tensor.name], DataType.Name(tensor.data_type)
@@ -89,15 +89,15 @@ def _numpy_name(type_name: str) -> str:
 
 
 def test_a_base_deployment_takes_no_text() -> None:
-    assert "context" not in accepted_inputs("ar_sampler", DEPLOYMENTS["tiny"])
-    assert "context" in accepted_inputs("ar_sampler", TINY)
+    assert "context" not in STAGES["ar_sampler"].inputs(DEPLOYMENTS["tiny"])
+    assert "context" in STAGES["ar_sampler"].inputs(TINY)
 
 
 @pytest.mark.parametrize("stage", WORKING)
 def test_whatever_else_is_sent_is_an_invalid_value(stage: str) -> None:
     """Every other type, number of dimensions, and size of each dimension."""
     types = [np.dtype(name) for name in ("uint8", "int32", "int64", "float32", "float16", "bool", "object")]
-    for name, limit in accepted_inputs(stage, TINY).items():
+    for name, limit in STAGES[stage].inputs(TINY).items():
         first = tuple(sizes[0] for sizes in limit.shape)
         limit.check(name, of_shape(limit.dtype, first))
         wrong = [(dtype, first) for dtype in types if dtype != limit.dtype]
@@ -113,7 +113,7 @@ def test_whatever_else_is_sent_is_an_invalid_value(stage: str) -> None:
 
 
 def test_a_limit_says_what_is_accepted() -> None:
-    texts = {f"{stage} {name}": str(limit) for stage in WORKING for name, limit in accepted_inputs(stage, TINY).items()}
+    texts = {f"{stage} {name}": str(limit) for stage in WORKING for name, limit in STAGES[stage].inputs(TINY).items()}
     assert texts["video_tokenizer_encoder frames"] == "uint8 [1 or 9, 1 or more, 1 or more, 3]"
     assert texts["text_encoder prompt"] == "BYTES [1 to 8, 1]"
     assert texts["diffusion_decoder tokens"] == "int32 [1, 5, 10, 16]"
@@ -128,14 +128,14 @@ def test_a_limit_says_what_is_accepted() -> None:
     ],
 )
 def test_strings_have_a_length(stage: str, name: str, most: int) -> None:
-    limit = accepted_inputs(stage, TINY)[name]
+    limit = STAGES[stage].inputs(TINY)[name]
     limit.check(name, strings(b"a" * most))
     with pytest.raises(InvalidValue, match=f"^{name}: value {most + 1} bytes; accepted: up to {most} bytes"):
         limit.check(name, strings(b"a" * (most + 1)))
 
 
 def test_every_string_of_a_batch_is_held_to_it() -> None:
-    limit = accepted_inputs("text_encoder", TINY)["prompt"]
+    limit = STAGES["text_encoder"].inputs(TINY)["prompt"]
     for wrong in (b"a" * (MAX_PROMPT_BYTES + 1), b"\xff"):
         for place in range(8):
             prompts = [b"a"] * 8
@@ -145,7 +145,7 @@ def test_every_string_of_a_batch_is_held_to_it() -> None:
 
 
 def test_frames_of_any_size_have_limited_bytes() -> None:
-    limit = accepted_inputs("video_tokenizer_encoder", TINY)["frames"]
+    limit = STAGES["video_tokenizer_encoder"].inputs(TINY)["frames"]
     side = 1 << 14  # 256 MiB are 89 million pixels of one frame, or 9.9 million of each of nine
     limit.check("frames", of_shape(limit.dtype, (1, 5461, side, 3)))
     for shape in ((1, 5462, side, 3), (9, side, 1024, 3), (9, 2**26, 2**26, 3)):
@@ -158,7 +158,7 @@ def test_frames_of_any_size_have_limited_bytes() -> None:
 def test_tokens_are_of_the_vocabulary(stage: str, deployment: str) -> None:
     """Others would be rows that the embedding does not have."""
     vocabulary = ar_config.PRESETS[DEPLOYMENTS[deployment].ar_preset].vocab_size
-    limit = accepted_inputs(stage, DEPLOYMENTS[deployment])["tokens"]
+    limit = STAGES[stage].inputs(DEPLOYMENTS[deployment])["tokens"]
     shape = tuple(sizes[0] for sizes in limit.shape)
     for token in (0, vocabulary - 1):
         limit.check("tokens", np.full(shape, token, np.int32))
@@ -167,10 +167,6 @@ def test_tokens_are_of_the_vocabulary(stage: str, deployment: str) -> None:
         tokens.flat[-1] = token
         with pytest.raises(InvalidValue, match=rf"^tokens: value .*{token}.*; accepted: 0 to {vocabulary - 1}$"):
             limit.check("tokens", tokens)
-
-
-def test_the_entry_models_have_a_table_of_their_own() -> None:
-    assert accepted_inputs("world_generation", TINY) == {}
 
 
 def test_a_dtype_is_named_as_clients_know_it() -> None:
