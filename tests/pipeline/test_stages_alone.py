@@ -18,12 +18,13 @@ from support.pipeline_server import PipelineServer, follow
 
 WORKING = [stage for stage, spec in STAGES.items() if not spec.is_entry]
 REFUSED = r"\[INVALID_ARG\] (job|parameters): value .+; accepted: .+"
-MANY = 5_000_000  # elements of the largest tensors here
+MANY = 500_000  # elements of a tensor that is too large
+LONG = b"a " * 5_000_000
 LARGE = {
     "video_guardrail": {"video": np.zeros((60_000, 8, 8, 3), np.uint8)},
     "video_tokenizer_encoder": {"frames": np.zeros((1, 1, 60_000, 3), np.uint8)},
-    "text_guardrail": {"prompt": np.array([b"a " * MANY], np.object_)},
-    "text_encoder": {"prompt": np.array([[b"a " * MANY]], np.object_)},
+    "text_guardrail": {"prompt": np.array([LONG], np.object_)},
+    "text_encoder": {"prompt": np.array([[LONG]], np.object_)},
 }
 Tensors = dict[str, np.ndarray]
 
