@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.errors import Cancelled
-from cosmos_triton.pipeline.job_files import Progress, job_name, new_job_id
+from cosmos_triton.pipeline.job_files import Progress, label, new_job_id
 from cosmos_triton.pipeline.tensors import Array, json_tensor
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.generation_request import GenerationRequest
@@ -26,8 +26,7 @@ class Job:
     visual_input: the bytes of the file, BYTES [1]
     sender: Triton's response sender
     streams: whether events are sent before the result
-    id: secret, for the stages alone
-    name: what log and report call it
+    id: a secret, see JobFiles; logs and reports have its `label`
     progress: the latest progress of a stage
     has_ended: the final response was sent; a stage that was no longer waited for may still answer
     """
@@ -39,13 +38,11 @@ class Job:
     sender: Any
     streams: bool
     id: str = field(default_factory=new_job_id)
-    name: str = field(init=False)
     progress: Progress | None = None
     has_ended: bool = False
     report: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.name = job_name(self.id)
         self.report = {
             "seconds": {},
             "guardrails": [],
@@ -53,11 +50,15 @@ class Job:
             "faces_blurred": 0,
             "frames_blurred": 0,
             "warnings": [],
-            "job": self.name,
+            "job": self.label,
             "deployment": self.deployment.name,
             "versions": {"cosmos-triton": VERSION},
             "parameters": self.request.parameters(),
         }
+
+    @property
+    def label(self) -> str:
+        return label(self.id)
 
     def check_wanted(self) -> None:
         """Raises Cancelled if the client is gone or has its result."""
@@ -65,7 +66,7 @@ class Job:
             raise Cancelled
 
     def log(self, message: str) -> None:
-        pb.Logger.log_info(f"{self.pipeline} {self.name}: {message}")
+        pb.Logger.log_info(f"{self.pipeline} {self.label}: {message}")
 
     def send_event(self, stage: str, done: int, total: int) -> None:
         if self.streams and not self.has_ended:

@@ -26,7 +26,7 @@ def new_job_id() -> str:
     return secrets.token_hex(16)
 
 
-def job_name(job: str) -> str:
+def label(job: str) -> str:
     """What logs, messages and reports call a job. Its id is secret, since whoever knows it can call a stage."""
     return hashlib.sha256(job.encode(errors="replace")).hexdigest()[:12]
 
@@ -54,7 +54,7 @@ class JobFiles:
     file for each job and deletes it when the job ends or is cancelled; stages write progress into it, and stop when it
     is gone.
 
-    A job's id is random and leaves the server's processes in no form but its `job_name`. Stages work for living jobs
+    A job's id is random and leaves the server's processes in no form but its `label`. Stages work for living jobs
     only, so that no client can call one directly: to bypass the guardrails, or to keep it from others.
     """
 
@@ -79,7 +79,7 @@ class JobFiles:
         if not isinstance(job, str):
             raise InvalidValue(JOB, "none" if job is None else f"of type {type(job).__name__}", ACCEPTED)
         if not JOB_ID.fullmatch(job) or not self.is_wanted(job):
-            raise InvalidValue(JOB, f"an id with the hash {job_name(job)}", ACCEPTED)
+            raise InvalidValue(JOB, f"an id with the hash {label(job)}", ACCEPTED)
         return job
 
     def report(self, job: str, stage: str, done: int, total: int) -> None:

@@ -159,7 +159,7 @@ class Orchestrator:
         except Exception as error:
             if isinstance(error, StageError) and error.code != "INTERNAL":
                 raise
-            pb.Logger.log_error(f"{job.pipeline} {job.name}: {stage} gave no verdict: {error!r:.200}")
+            pb.Logger.log_error(f"{job.pipeline} {job.label}: {stage} gave no verdict: {error!r:.200}")
             judgement = Judgement((Verdict.failed(stage),))
         job.report["guardrails"] += [asdict(check) for check in judgement.checks]
         job.report |= judgement.facts

@@ -94,7 +94,7 @@ class PipelineModel:
         except Exception as error:
             self._end(job)
             self._count(describe(error)[0], began)
-            job.sender.send(failure(job.pipeline, job.name, error), flags=FINAL)
+            job.sender.send(failure(job.pipeline, job.label, error), flags=FINAL)
             return
         self._end(job)
         self._count(OK, began)

@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.errors import OK
-from cosmos_triton.pipeline.job_files import job_name
+from cosmos_triton.pipeline.job_files import label
 from cosmos_triton.pipeline.metrics import RequestMetrics
 from cosmos_triton.pipeline.responses import describe, failure
 from cosmos_triton.pipeline.settings import Settings
@@ -101,5 +101,5 @@ class Stage:
         if call.is_counted:
             self.count(call, OK if error is None else describe(error)[0])
         if error is not None:
-            return failure(self.name, job_name(call.job) if call.job else "without a job", error)
+            return failure(self.name, label(call.job) if call.job else "without a job", error)
         return pb.InferenceResponse(tensors)

@@ -75,7 +75,7 @@ class StageCalls:
             model_name=stage,
             requested_output_names=list(STAGES[stage].outputs),
             inputs=[pb.Tensor(name, values) for name, values in inputs.items()],
-            request_id=job.name,
+            request_id=job.label,
             parameters={JOB: job.id, SENT: time.monotonic_ns()},
         )
         call = asyncio.get_running_loop().run_in_executor(self._threads, request.exec)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cosmos_triton.pipeline.errors import Cancelled
-from cosmos_triton.pipeline.job_files import JOB, JobFiles, Progress, job_name, new_job_id
+from cosmos_triton.pipeline.job_files import JOB, JobFiles, Progress, label, new_job_id
 from cosmos_triton.runtime.errors import InvalidValue
 
 ID = "0123456789abcdef" * 2
@@ -100,7 +100,7 @@ def test_ids_are_random_and_only_their_hash_is_shown(files: JobFiles) -> None:
         with pytest.raises(InvalidValue) as caught:
             files.of({JOB: job})
         shown = str(caught.value)
-        assert job_name(job) in shown
+        assert label(job) in shown
         assert not any(job[i : i + 8] in shown for i in range(25))
 
 

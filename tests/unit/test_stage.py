@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cosmos_triton.pipeline.errors import CODES, Cancelled, StageError
-from cosmos_triton.pipeline.job_files import JOB, JobFiles, job_name, new_job_id
+from cosmos_triton.pipeline.job_files import JOB, JobFiles, label, new_job_id
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.stage import SENT, Stage, StageCall
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
@@ -163,7 +163,7 @@ def test_a_failure_has_its_code_in_response_message_log_and_metrics(
         assert error_of(response)[1].startswith(message)
     assert counts() == {code: 3}
     lines = fake_triton.Logger.lines
-    assert [line.startswith(f"text_guardrail {job_name(job)}: {message}") for line in lines] == [True] * 3
+    assert [line.startswith(f"text_guardrail {label(job)}: {message}") for line in lines] == [True] * 3
     assert job not in "".join(lines)
 
 

@@ -85,7 +85,7 @@ def test_a_stage_is_told_the_job_and_when_it_was_called(
     assert outputs["tokens"].tolist() == [1, 1]
     assert made[0]["parameters"][JOB] == job.id
     assert 0 <= time.monotonic_ns() - made[0]["parameters"][SENT] < 10e9
-    assert made[0]["request_id"] == job.name  # which the server may log
+    assert made[0]["request_id"] == job.label  # which the server may log
     assert job.id not in str({key: value for key, value in made[0].items() if key != "parameters"})
     assert job.id not in str(job.report)
 

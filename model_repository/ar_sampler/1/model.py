@@ -20,7 +20,7 @@ import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.ar_metrics import ARMetrics
 from cosmos_triton.pipeline.errors import Cancelled, StageError
-from cosmos_triton.pipeline.job_files import job_name
+from cosmos_triton.pipeline.job_files import label
 from cosmos_triton.pipeline.settings import Settings
 from cosmos_triton.pipeline.stage import Stage, StageCall
 from cosmos_triton.pipeline.tensors import array
@@ -113,7 +113,7 @@ class TritonPythonModel:
                     self.clips.pop(job, None)
                     if self.placement.is_resident:  # otherwise the call that waits for the clip is counted
                         self.stage.count(measure(StageCall(), sequence, *times), Cancelled().code)
-                    pb.Logger.log_info(f"{NAME} {job_name(job)}: the request was cancelled")
+                    pb.Logger.log_info(f"{NAME} {label(job)}: the request was cancelled")
             self.metrics.update(self.engine.stats())
             if not self.engine.healthy:
                 pb.Logger.log_error(f"{NAME}: the engine has died, this process exits: {self.engine.error!r}")
