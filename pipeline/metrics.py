@@ -3,6 +3,8 @@
 Every series is labelled with the process that counts it. The server lets two processes write one series, but removes it
 for both when one of them ends, and the other then writes to memory that has been freed. What a process that died has
 counted stays on the page.
+
+Whatever is written is a message to the server that is waited for, so nothing is written that says nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from cosmos_triton.guardrail.verdict import Verdict
-from cosmos_triton.pipeline.errors import CODES
 
 # Upper bounds of the histograms' buckets, in seconds: from a tiny deployment's stages to a clip of the largest one.
 BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600]
@@ -24,9 +25,9 @@ class Family:
     """A family of metrics of one process, and its metrics by their labels. For any thread."""
 
     def __init__(self, name: str, description: str, kind: Any, **options: Any) -> None:
-        # Kept, since a metric cannot be written once its family has been garbage-collected.
-        self._family = pb.MetricFamily(name=name, description=description, kind=kind)
+        self._arguments = {"name": name, "description": description, "kind": kind}
         self._options = options
+        self._family: Any = None  # kept, since a metric cannot be written once its family has been garbage-collected
         self._metrics: dict[frozenset[tuple[str, str]], Any] = {}
         self._lock = threading.Lock()
 
@@ -35,6 +36,7 @@ class Family:
         key = frozenset(labels.items())
         with self._lock:
             if key not in self._metrics:
+                self._family = self._family or pb.MetricFamily(**self._arguments)
                 own = labels | {"process": str(os.getpid())}
                 self._metrics[key] = self._family.Metric(labels=own, **self._options)
             return self._metrics[key]
@@ -43,7 +45,7 @@ class Family:
 class RequestMetrics:
     """Requests by model and by the code they were answered with, and their durations in seconds."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self) -> None:
         counter, histogram = pb.MetricFamily.COUNTER, pb.MetricFamily.HISTOGRAM
         self._requests = Family("cosmos_requests", "Requests answered, by model and code", counter)
         self._seconds = Family(
@@ -52,14 +54,12 @@ class RequestMetrics:
         self._waited = Family(
             "cosmos_request_wait_seconds", "Seconds that a request waited before, by model", histogram, buckets=BUCKETS
         )
-        for code in CODES:  # so that they are on the page before the first request
-            self._requests.of(model=model, code=code)
 
     def count(self, model: str, code: str, seconds: float, waited: float | None = None) -> None:
         """A request was answered.
 
         Args:
-            code: one of CODES.
+            code: one of `errors.CODES`.
             seconds: of work on it.
             waited: seconds before that; None where it is not known.
         """

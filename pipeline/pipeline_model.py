@@ -39,7 +39,7 @@ class PipelineModel:
         self.streams = pb.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
         self.max_jobs = self.settings.parameters.max_jobs
         self.jobs: dict[str, Job] = {}  # in flight, by id
-        self.metrics = RequestMetrics(self.settings.name)
+        self.metrics = RequestMetrics()
         calls = StageCalls(self.settings.jobs, self.metrics, max_jobs=self.max_jobs)
         self.orchestrator = Orchestrator(calls, guardrail_seconds=self.guardrail_seconds)
         self.loop = asyncio.new_event_loop()

@@ -50,7 +50,7 @@ class Stage:
         self.name = settings.name
         self._jobs = settings.jobs
         self._accepted = STAGES[settings.name].inputs(settings.deployment)
-        self._metrics = RequestMetrics(settings.name)
+        self._metrics = RequestMetrics()
 
     def answer_each(self, requests: Sequence[Any], work: Callable[[StageCall], list[Any]]) -> list[Any]:
         """One response a request: the tensors that `work` returns, or an error of its own."""

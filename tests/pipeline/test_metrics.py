@@ -86,11 +86,11 @@ def test_a_cancelled_clip_counts_as_cancelled(base: PipelineServer) -> None:
     assert not counted["ar_sampler", "OK"]
 
 
-def test_every_model_and_code_is_on_the_page_and_counts_agree(base: PipelineServer) -> None:
+def test_counters_and_histograms_agree(base: PipelineServer) -> None:
+    base.generate(disable_diffusion_decoder=True)
     page = base.metrics()
-    found = {(m["model"], m["code"]) for name in page if (m := re.fullmatch(f"cosmos_requests{LABELS}", name))}
-    models = [name for name, spec in STAGES.items() if spec.is_in(base.deployment)]
-    assert found == {(model, code) for model in models for code in CODES}
+    found = {labels["code"] for name in page if (labels := re.fullmatch(f"cosmos_requests{LABELS}", name))}
+    assert {"OK"} <= found <= set(CODES)
     for name, value in page.items():
         if name.startswith(f"{DURATION}_count"):
             assert page[name.replace(f"{DURATION}_count", "cosmos_requests")] == value

@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> JobFiles:
 
 @pytest.fixture
 def calls(files: JobFiles, triton: object) -> StageCalls:
-    return StageCalls(files, RequestMetrics("world_generation"), max_jobs=2)
+    return StageCalls(files, RequestMetrics(), max_jobs=2)
 
 
 @pytest.fixture

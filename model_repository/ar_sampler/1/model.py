@@ -30,6 +30,7 @@ from cosmos_triton.runtime.ar.engine import AREngine, EngineStopped, GenerationC
 CODES = {QueueFull: "UNAVAILABLE", EngineStopped: "UNAVAILABLE", GenerationCancelled: "CANCELLED"}
 NAME = "ar_sampler"
 POLL_SECONDS = 0.05
+METRICS_SECONDS = 0.25  # between two looks at the engine's statistics
 
 
 class TritonPythonModel:
@@ -106,6 +107,7 @@ class TritonPythonModel:
 
     def monitor_engine(self):
         """Cancel the sequences of cancelled jobs, update the metrics, and end the process if the engine has died."""
+        updated = 0.0
         while not self.stopping.wait(POLL_SECONDS):
             for job, (sequence, *times) in list(self.clips.items()):
                 if not self.jobs.is_wanted(job):
@@ -114,7 +116,9 @@ class TritonPythonModel:
                     if self.placement.is_resident:  # otherwise the call that waits for the clip is counted
                         self.stage.count(measure(StageCall(), sequence, *times), Cancelled().code)
                     pb.Logger.log_info(f"{NAME} {label(job)}: the request was cancelled")
-            self.metrics.update(self.engine.stats())
+            if time.monotonic() - updated > METRICS_SECONDS:
+                self.metrics.update(self.engine.stats())
+                updated = time.monotonic()
             if not self.engine.healthy:
                 pb.Logger.log_error(f"{NAME}: the engine has died, this process exits: {self.engine.error!r}")
                 time.sleep(1)  # for the responses to be sent
