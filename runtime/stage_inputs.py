@@ -27,7 +27,7 @@ Sizes = tuple[int, ...] | range
 ONE: Sizes = (1,)
 RGB: Sizes = (3,)
 ANY: Sizes = range(1, 1 << 31)
-MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_BYTES = 64 * 1024
 MAX_PROMPTS = 8  # in a batch
 BYTES = np.dtype(np.object_)
 
@@ -117,9 +117,12 @@ def prompts(deployment: Deployment) -> Inputs:
 
 
 def input_frames(deployment: Deployment) -> Inputs:
-    """Frames of any size, [T, H, W, 3]."""
+    """Frames of any size, [T, H, W, 3], and a pixel's width and height."""
     shape = (INPUT_FRAMES["video"], ANY, ANY, RGB)
-    return {"frames": Accepted(np.dtype(np.uint8), shape, max_bytes=LIMITS.decoded_bytes)}
+    return {
+        "frames": Accepted(np.dtype(np.uint8), shape, max_bytes=LIMITS.decoded_bytes),
+        "pixel_aspect": Accepted(np.dtype(np.int32), ((2,),), values=range(1, 1 << 31)),
+    }
 
 
 def clip_start(deployment: Deployment) -> Inputs:

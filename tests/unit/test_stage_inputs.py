@@ -28,8 +28,8 @@ def strings(*values: bytes) -> np.ndarray:
 
 
 def of_shape(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor that takes no memory, whatever its shape."""
-    return np.broadcast_to(np.array(b"" if dtype == BYTES else 0, dtype), shape)
+    """A tensor of ones that takes no memory, whatever its shape."""
+    return np.broadcast_to(np.array(b"1" if dtype == BYTES else 1, dtype), shape)
 
 
 def sent(deployment: Deployment) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -41,6 +41,7 @@ def sent(deployment: Deployment) -> Iterator[tuple[str, str, np.ndarray]]:
     yield "media_decoder", "num_input_frames", np.array([9], np.int32)
     for frames in (1, 9):
         yield "video_tokenizer_encoder", "frames", of_shape(np.dtype(np.uint8), (frames, 2160, 3840, 3))
+        yield "video_tokenizer_encoder", "pixel_aspect", np.array([16, 2**31 - 1], np.int32)
         yield "ar_sampler", "tokens", clip[: codec.latent_frames(frames)]
     yield "ar_sampler", "seed", np.array([-(2**63)])
     for name in ("temperature", "top_p"):
