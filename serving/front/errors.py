@@ -20,7 +20,7 @@ HTTP_STATUS = {
     Code.UNIMPLEMENTED: 501,
     Code.UNAVAILABLE: 503,
 }
-RESTARTING = "[UNAVAILABLE] the server is starting; retry later"
+RESTARTING = "[UNAVAILABLE] the server is being restarted; retry later"
 
 
 class Refusal(Exception):

@@ -98,7 +98,7 @@ class Incoming:
         self.is_complete = True
 
     def _count_head(self, count: int) -> None:
-        self._head_bytes += count
+        self._head_bytes += 0 if self.has_surplus else count
         if self._head_bytes > HEAD_BYTES:
             self._refuse(_head_too_large())
 

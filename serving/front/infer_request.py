@@ -26,7 +26,7 @@ MAX_INT64 = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class BinaryOutputs:
-    """Which outputs the client wants as raw contents."""
+    """Which outputs the client wants as raw contents. `default` holds for those that the request does not name."""
 
     by_name: Mapping[str, bool]
     default: bool
@@ -65,10 +65,7 @@ def read_infer_request(model: str, version: str, header_length: str | None, body
         content = content[len(raw) :] if isinstance(raw, memoryview) else content
     if content:
         raise invalid("body", f"{len(content)} bytes behind the last tensor", "the tensors' bytes alone")
-    binary = {}
-    for value in _objects(header, "outputs"):
-        output, is_binary = _read_output(message, value)
-        binary[output] = is_binary if is_binary is not None else binary_default
+    binary = dict(_read_output(message, value) for value in _objects(header, "outputs"))
     return InferRequest(with_contents(message, contents), BinaryOutputs(binary, binary_default))
 
 
@@ -129,11 +126,11 @@ def _read_input(message: Any, value: dict[str, Any], content: memoryview) -> byt
     return content[:size]
 
 
-def _read_output(message: Any, value: dict[str, Any]) -> tuple[str, bool | None]:
-    """Add the output to the message; its name, and whether it is to be binary, where it says so."""
+def _read_output(message: Any, value: dict[str, Any]) -> tuple[str, bool]:
+    """Add the output to the message; its name, and whether it is to be binary."""
     name = _text(value.get("name"), "outputs.name")
     parameters = _object(value, "parameters")
-    is_binary = _flag(parameters.pop(BINARY), BINARY) if BINARY in parameters else None
+    is_binary = _flag(parameters.pop(BINARY, False), BINARY)
     if any(key.startswith("shared_memory") for key in parameters):
         raise invalid("outputs.parameters", "shared memory", "tensors in the answer")
     set_parameters(message.outputs.add(name=name).parameters, parameters)

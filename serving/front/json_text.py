@@ -41,4 +41,4 @@ def write(value: object) -> bytes:
 
 
 def error_body(message: str) -> bytes:
-    return json.dumps({"error": message}).encode()
+    return write({"error": message})

@@ -24,8 +24,10 @@ EVENTS = "text/event-stream; charset=utf-8"
 RESTRICTED = re.compile(
     r"/v2/(repository|systemsharedmemory|cudasharedmemory|trace|logging)\b.*|/v2/models/.*/trace/.*"
 )
-# Triton drops an error's code in a stream, so the models put it into their messages.
+# Triton drops an error's code in a stream, so the models put it into their messages. Its own begin like this when the
+# request does not suit the model.
 CODE_PREFIX = re.compile(r"\[(?P<code>[A-Z_]+)\] ")
+UNSUITABLE = re.compile(r"\[request id: |unexpected inference (in|out)put ")
 CODES = {"INVALID_ARG": Code.INVALID_ARGUMENT} | {code.name: code for code in Code}
 ONE_RESPONSE = (
     "generate expects model to produce exactly 1 response, use generate stream for model that generates various "
@@ -72,7 +74,9 @@ class Routes:
         return _says(await self._triton.is_ready())
 
     async def _model_ready(self, request: Request) -> Answer:
-        return _says(await self._triton.is_model_ready(**request.groups))
+        if await self._triton.is_model_ready(**request.groups):
+            return _says(True)
+        return Answer(400, [json_text.error_body("Model version not ready")], PLAIN)
 
     async def _page(self, request: Request) -> Answer:
         page = await self._triton.page(request.head.path.removesuffix("/"))
@@ -149,8 +153,9 @@ def _event(data: bytes) -> bytes:
 
 
 def _refusal(message: str) -> Refusal:
-    prefix = CODE_PREFIX.match(message)
-    return Refusal(CODES.get(prefix["code"], Code.INTERNAL) if prefix else Code.INTERNAL, message)
+    if prefix := CODE_PREFIX.match(message):
+        return Refusal(CODES.get(prefix["code"], Code.INTERNAL), message)
+    return Refusal(Code.INVALID_ARGUMENT if UNSUITABLE.match(message) else Code.INTERNAL, message)
 
 
 def _says(yes: bool) -> Answer:

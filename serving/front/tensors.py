@@ -67,7 +67,7 @@ def pack(name: str, datatype: str, data: object, count: int) -> bytes:
 
 def _is_of(datatype: str, value: object) -> bool:
     if datatype == BOOL:
-        return isinstance(value, bool) or value in (0, 1)
+        return isinstance(value, bool)
     is_number = isinstance(value, (int, float) if datatype.startswith("FP") else int)
     return is_number and not isinstance(value, bool)
 
