@@ -29,7 +29,7 @@ class Incoming:
         self._refusal: Refusal | None = None
         self.pieces: list[bytes] = []
         self.head: Head | None = None
-        self.is_complete = self.has_surplus = False
+        self.is_complete = self.has_surplus = self.is_http_1_0 = self._keeps_alive = False
 
     def feed(self, data: bytes) -> None:
         """Parse the next bytes.
@@ -51,11 +51,7 @@ class Incoming:
 
     @property
     def keeps_alive(self) -> bool:
-        return self._parser.should_keep_alive() and not self.has_surplus
-
-    @property
-    def is_http_1_0(self) -> bool:
-        return self._parser.get_http_version() == "1.0"
+        return self._keeps_alive and not self.has_surplus
 
     # What the parser calls. An exception ends the parsing; it wraps it into one of its own.
 
@@ -75,6 +71,8 @@ class Incoming:
         if self.has_surplus:
             return
         path = self._url.partition(b"?")[0].decode("latin-1")
+        self._keeps_alive = self._parser.should_keep_alive()  # which it forgets at the end
+        self.is_http_1_0 = self._parser.get_http_version() == "1.0"
         self.head = Head(self._parser.get_method().decode("ascii"), path, self._headers)
 
     def on_chunk_header(self) -> None:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,12 @@ GROWTH = 200 * MIB  # of the front's memory at its peak, above which a request h
 SERVICE = "/inference.GRPCInferenceService/"
 VISUAL = {"name": "visual_input", "datatype": "BYTES", "shape": [1], "data": ["toy{}"]}
 HEADER = "Inference-Header-Content-Length"
-ZEROS = bytes(500 * MIB)
+ZEROS = bytes(200 * MIB)
 
 
 @pytest.fixture(autouse=True)
 def unharmed(server: ToyServer) -> Iterator[None]:
     """Whatever a test sends: the same processes, no more shared memory, and the next requests work."""
-    works(server)
     before = server.triton_pid, server.front_pid, shared_memory(server)
     yield
     assert (server.triton_pid, server.front_pid, shared_memory(server)) == before
@@ -133,9 +133,11 @@ def test_json_is_refused(server: ToyServer, case: str, method: str) -> None:
 
 def test_a_long_request_id_is_not_in_the_log(server: ToyServer) -> None:
     hostile.post_json(server, {"id": "i" * 10_000, "inputs": [VISUAL]})
-    with grpc.insecure_channel(server.grpc_url) as channel, pytest.raises(grpc.RpcError):
+    message = pb.ModelInferRequest(model_name="world_generation", id="i" * 1_000_000).SerializeToString()
+    with grpc.insecure_channel(server.grpc_url) as channel:
         infer = channel.unary_unary(SERVICE + "ModelInfer")
-        infer(pb.ModelInferRequest(model_name="world_generation", id="i" * 1_000_000).SerializeToString())
+        with pytest.raises(grpc.RpcError):
+            infer(message)
     assert "i" * 1000 not in server.log
 
 
@@ -160,7 +162,9 @@ def test_bytes_behind_the_tensors_are_refused(server: ToyServer) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "x"])
 def test_compressed_bodies_are_refused_unread(server: ToyServer, encoding: str) -> None:
-    compress = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress}.get(encoding, gzip.compress)
+    compress = {"gzip": gzip.compress, "deflate": zlib.compress, "br": partial(brotli.compress, quality=1)}.get(
+        encoding, gzip.compress
+    )
     before = peak_memory(server.front_pid)
     status, body = hostile.post(server, compress(bytes(50 * MIB)), [f"Content-Encoding: {encoding}"])
     assert status == 415, body
@@ -349,10 +353,10 @@ def test_messages_are_refused(server: ToyServer, case: str) -> None:
         assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
         stream = channel.stream_stream(SERVICE + "ModelStreamInfer")(iter([message]), timeout=20)
         try:
-            answers = [pb.ModelStreamInferResponse.FromString(answer) for answer in stream]
-            assert answers[0].error_message
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+            refused = next(stream)
+        except grpc.RpcError:
+            return
+        assert pb.ModelStreamInferResponse.FromString(refused).error_message
 
 
 def test_the_header_that_crashes_triton_does_not_reach_it(server: ToyServer) -> None:
