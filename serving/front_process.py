@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -74,6 +75,7 @@ class _FrontProcess:
         """Start, and return when it listens. Raises StartError, and has ended it, when it does not."""
         self._process = subprocess.Popen(
             self._command,
+            env=os.environ | {"GRPC_VERBOSITY": "NONE"},  # its lines about clients' errors would fill the log
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             process_group=0,  # Ctrl-C signals `serve` only, which ends this one last

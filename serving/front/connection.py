@@ -190,5 +190,6 @@ async def _answered(handler: Callable[[Request], Awaitable[Answer | Stream]], re
     except Refusal as refusal:
         return refused(refusal)
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        with suppress(OSError):  # nobody reads the log
+            traceback.print_exc(file=sys.stderr)
         return refused(Refusal(Code.INTERNAL, "[INTERNAL] the front failed; its log has the details"))

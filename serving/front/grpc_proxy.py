@@ -26,6 +26,7 @@ from cosmos_triton.serving.front.limits import (
     CONTROL_BYTES,
     HEAD_BYTES,
     MEMORY_BYTES,
+    PRIVATE_SECONDS,
 )
 from cosmos_triton.serving.front.message_check import check_infer_request
 from cosmos_triton.serving.front.triton import INFER, SERVICE, STREAM, Triton
@@ -109,16 +110,16 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 raise invalid("request", f"{len(message)} bytes", f"at most {CONTROL_BYTES} bytes")
             if method == INFER:
                 check_infer_request(message)
-            call = self._triton.call(method, message)
+            call = self._triton.call(method, message, seconds=None if method == INFER else PRIVATE_SECONDS)
             del message
             answer = await call
             share.hold(len(answer))
-            await context.write(answer)
+            await _write(context, answer)
 
         return handle
 
     async def _stream(self, context: Any, share: Share) -> None:
-        call = self._triton.stream()
+        call = await self._triton.stream()
         forward = asyncio.create_task(self._forward(context, share, call))
         backward = asyncio.create_task(self._backward(context, call))
         try:
@@ -144,7 +145,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _backward(self, context: Any, call: Any) -> None:
         try:
             while (answer := await call.read()) is not grpc.aio.EOF:
-                await context.write(answer)
+                await _write(context, answer)
         except grpc.aio.AioRpcError as error:
             raise self._triton.refusal(error.code(), error.details()) from None
         if (code := await call.code()) != Code.OK:
@@ -174,6 +175,15 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         share.release()
         share.take(len(message))
         return message
+
+
+async def _write(context: Any, answer: bytes) -> None:
+    """Raises Refusal: CANCELLED, where the client does not take it."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            await context.write(answer)
+    except TimeoutError:
+        raise Refusal(Code.CANCELLED, "the client does not read") from None
 
 
 async def _restricted(context: Any, share: Share) -> None:

@@ -20,7 +20,8 @@ HEAD_SECONDS = 30.0  # from a request's first byte to the end of its headers
 STALL_SECONDS = 30.0  # without one byte of a body, or without one taken of an answer
 BODY_SECONDS = 600.0  # a body as a whole, however slow the network
 LINGER_SECONDS = 10.0  # for the rest of a refused body, behind which the client reads the refusal
-PRIVATE_SECONDS = 5.0  # an answer of Triton's own pages
+PRIVATE_SECONDS = 3.0  # an answer of Triton's about itself
+CONNECT_SECONDS = 0.3  # to a Triton that has just come back
 
 # All requests
 IN_FLIGHT_BYTES = 512 * MIB  # bodies that are arriving or being worked on, and answers that are being sent

@@ -118,7 +118,7 @@ class Routes:
         Raises:
             Refusal: the model's error, which ends the stream.
         """
-        call = self._triton.stream()
+        call = await self._triton.stream()
         try:
             await call.write(message)
             await call.done_writing()

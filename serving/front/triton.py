@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from cosmos_triton.runtime.media.limits import MIB
 from cosmos_triton.serving.front.errors import RESTARTING, Code, Refusal
-from cosmos_triton.serving.front.limits import PRIVATE_SECONDS
+from cosmos_triton.serving.front.limits import CONNECT_SECONDS, PRIVATE_SECONDS
 from cosmos_triton.serving.private_sockets import PrivateSockets
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -56,20 +57,30 @@ class Triton:
         """
         if method not in self._unary:
             self._unary[method] = self._channel.unary_unary(method)
+        await self._connect()
         try:
             return await self._unary[method](message, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise self.refusal(error.code(), error.details()) from None
 
-    def stream(self) -> Any:
+    async def stream(self) -> Any:
         """A new call of ModelStreamInfer; cancel it in the end."""
+        await self._connect()
         return self._channel.stream_stream(STREAM)()
 
     def refusal(self, code: grpc.StatusCode, details: str | None) -> Refusal:
         """The refusal for the status of a call. A lost connection is told without the socket's path."""
-        if code == Code.UNAVAILABLE and self._channel.get_state() != grpc.ChannelConnectivity.READY:
-            return Refusal(code, RESTARTING)
+        is_lost = code == Code.UNAVAILABLE and self._channel.get_state() != grpc.ChannelConnectivity.READY
+        if is_lost or code == Code.DEADLINE_EXCEEDED:  # it hangs; clients' own deadlines end their calls here
+            return Refusal(Code.UNAVAILABLE, RESTARTING)
         return Refusal(code, details or "")
+
+    async def _connect(self) -> None:
+        """Between two attempts to connect, calls fail, though Triton may be ready by now."""
+        if self._channel.get_state(try_to_connect=True) != grpc.ChannelConnectivity.READY:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._channel.channel_ready()
 
     async def is_live(self) -> bool:
         answer = await self.call(SERVICE + "ServerLive", b"", seconds=PRIVATE_SECONDS)

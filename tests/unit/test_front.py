@@ -250,7 +250,7 @@ class Slow:
         self.answer = asyncio.Event()
         self.cancelled = asyncio.Event()
 
-    async def call(self, method: str, message: bytes) -> bytes:
+    async def call(self, method: str, message: bytes, *, seconds: float | None = None) -> bytes:
         try:
             await self.answer.wait()
         except asyncio.CancelledError:
