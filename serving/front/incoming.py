@@ -39,15 +39,26 @@ class Incoming:
         """
         self._raw_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.has_surplus = True  # of another protocol, which is not spoken here
+            self._parse(data)
         except httptools.HttpParserError as error:
             raise self._refusal or invalid("request", "no HTTP/1.1", "a request line, headers and a body") from error
         if self.head is None and self._raw_bytes > HEAD_BYTES:
             raise _head_too_large()
         if self._raw_bytes > 2 * BODY_BYTES:  # in the lines between chunks
             raise _too_large()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The client offers another protocol, which is not spoken here. The parser takes no body then: another one
+            # does, behind a head that says no more than the body's form.
+            self._keeps_alive = False
+            if self.head and (form := self.head.headers.keys() & {"content-length", "transfer-encoding"}):
+                self.is_complete = False
+                self._parser = httptools.HttpRequestParser(self)
+                lines = "".join(f"{name}: {self.head.headers[name]}\r\n" for name in form)
+                self._parser.feed_data(f"POST / HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + data[upgrade.args[0] :])
 
     @property
     def keeps_alive(self) -> bool:
@@ -68,7 +79,7 @@ class Incoming:
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
 
     def on_headers_complete(self) -> None:
-        if self.has_surplus:
+        if self.head is not None:
             return
         path = self._url.partition(b"?")[0].decode("latin-1")
         self._keeps_alive = self._parser.should_keep_alive()  # which it forgets at the end

@@ -164,7 +164,9 @@ def test_a_body_may_come_in_pieces_of_any_size() -> None:
                 head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
                 chunked = await exchange(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
                 plain = await exchange(port, head + b"Content-Length: %d\r\n\r\n" % len(body), *pieces)
-                assert chunked == plain
+                offer = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+                offering = await exchange(port, offer + b"Content-Length: %d\r\n\r\n" % len(body), *pieces)
+                assert chunked == plain == offering
                 assert plain.endswith(b"\r\n\r\n" + body)
 
     asyncio.run(run())
