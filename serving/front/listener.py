@@ -12,8 +12,15 @@ from cosmos_triton.serving.front.limits import CONNECTIONS
 
 BACKLOG = 4096
 BUFFER_BYTES = 256 * 1024  # of a connection, before its client has to wait
-# A client whose machine is gone, without a word: after 30 s, three probes, 10 s apart.
-KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    # A client whose machine is gone, without a word: after 30 s, three probes, 10 s apart.
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    # Or the body of an answer waits 40 ms for the acknowledgement of its headers.
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+)
 
 
 class Listener:
@@ -44,9 +51,8 @@ class Listener:
             await connection.turn_away()
             return
         link = writer.get_extra_info("socket")
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE:
-            link.setsockopt(socket.IPPROTO_TCP, option, value)
+        for option in OPTIONS:
+            link.setsockopt(*option)
         task = asyncio.current_task()
         assert task
         self._connections[connection] = task
