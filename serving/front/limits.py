@@ -24,7 +24,7 @@ PRIVATE_SECONDS = 3.0  # an answer of Triton's about itself
 CONNECT_SECONDS = 0.3  # to a Triton that has just come back
 
 # All requests
-IN_FLIGHT_BYTES = 512 * MIB  # bodies that are arriving or being worked on, and answers that are being sent
+IN_FLIGHT_BYTES = 320 * MIB  # bodies that are arriving or being worked on, and answers that are being sent
 MEMORY_BYTES = 2048 * MIB  # of this process, beyond which arriving gRPC messages are dropped
 CONNECTIONS = 4096  # of each protocol
 CALLS = 4096  # of gRPC

@@ -160,7 +160,7 @@ def test_bytes_behind_the_tensors_are_refused(server: ToyServer) -> None:
     assert hostile.post(server, header + b"more", [f"{HEADER}: {len(header)}"])[0] == 400
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "x"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, identity", "x"])
 def test_compressed_bodies_are_refused_unread(server: ToyServer, encoding: str) -> None:
     compress = {"gzip": gzip.compress, "deflate": zlib.compress, "br": partial(brotli.compress, quality=1)}.get(
         encoding, gzip.compress

@@ -310,6 +310,18 @@ def test_every_form_of_host_is_listened_on(host: str) -> None:
             Addresses(host, port).check_free()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
+def test_grpc_listens_on_every_form_of_host(host: str) -> None:
+    async def run() -> None:
+        (port,) = free_ports(1)
+        server = grpc_proxy.grpc_server(grpc_proxy.GrpcProxy(Slow(), Budget()), host, port)
+        await server.start()
+        socket.create_connection((Addresses(host).reachable_host.strip("[]"), port), 5).close()
+        await server.stop(0)
+
+    asyncio.run(run())
+
+
 def test_a_host_that_is_no_address_is_named() -> None:
     with pytest.raises(StartError, match=r"--host: value no\.such\.host\.invalid"):
         Addresses("no.such.host.invalid").check_free()
