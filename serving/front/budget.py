@@ -24,7 +24,7 @@ class Budget:
         try:
             yield share
         finally:
-            share.release()
+            share.give_back(share.bytes)
 
 
 class Share:
@@ -42,9 +42,9 @@ class Share:
             raise overloaded("requests in flight", f"{self._budget.used + count} bytes", _at_most(self._budget.limit))
         self.hold(count)
 
-    def release(self) -> None:
-        self._budget.used -= self.bytes
-        self.bytes = 0
+    def give_back(self, count: int) -> None:
+        self._budget.used -= count
+        self.bytes -= count
 
     def hold(self, count: int) -> None:
         """Count bytes of an answer: work that is done is not refused."""

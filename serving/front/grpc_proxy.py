@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,8 @@ OPTIONS = [
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 ]
+# In a serialised ModelStreamInferResponse: an error, which comes first, or the mark of a request's last response.
+ERROR, LAST = b"\n", b"\n\x15triton_final_response\x12\x02\x08\x01"
 GUARD_SECONDS = 0.25
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -103,9 +106,10 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _unary(self, method: str) -> Callable[[Any, Share], Awaitable[None]]:
         async def handle(context: Any, share: Share) -> None:
-            message = await self._read(context, share, seconds=BODY_SECONDS)
+            message = await self._read(context, seconds=BODY_SECONDS)
             if message is None:
                 raise invalid("request", "no message", "one message")
+            share.take(len(message))
             if method != INFER and len(message) > CONTROL_BYTES:
                 raise invalid("request", f"{len(message)} bytes", f"at most {CONTROL_BYTES} bytes")
             if method == INFER:
@@ -120,8 +124,9 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _stream(self, context: Any, share: Share) -> None:
         call = await self._triton.stream()
-        forward = asyncio.create_task(self._forward(context, share, call))
-        backward = asyncio.create_task(self._backward(context, call))
+        unanswered: deque[int] = deque()  # bytes of the requests that are in flight
+        forward = asyncio.create_task(self._forward(context, share, unanswered, call))
+        backward = asyncio.create_task(self._backward(context, share, unanswered, call))
         try:
             await asyncio.wait((forward, backward), return_when=asyncio.FIRST_COMPLETED)
             if not backward.done():
@@ -133,26 +138,30 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             call.cancel()
             await asyncio.gather(forward, backward, return_exceptions=True)
 
-    async def _forward(self, context: Any, share: Share, call: Any) -> None:
-        """Pass on the requests of a stream; a refused one ends it. The last one counts until the end."""
+    async def _forward(self, context: Any, share: Share, unanswered: deque[int], call: Any) -> None:
+        """Pass on the requests of a stream; a refused one ends it."""
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # Triton has ended the stream, and says why
-            while (message := await self._read(context, share, seconds=None)) is not None:
+            while (message := await self._read(context, seconds=None)) is not None:
+                share.take(len(message))
+                unanswered.append(len(message))
                 check_infer_request(message)
                 await call.write(message)
                 del message
             await call.done_writing()
 
-    async def _backward(self, context: Any, call: Any) -> None:
+    async def _backward(self, context: Any, share: Share, unanswered: deque[int], call: Any) -> None:
         try:
             while (answer := await call.read()) is not grpc.aio.EOF:
                 await _write(context, answer)
+                if unanswered and (answer.startswith(ERROR) or LAST in answer):
+                    share.give_back(unanswered.popleft())
         except grpc.aio.AioRpcError as error:
             raise self._triton.refusal(error.code(), error.details()) from None
         if (code := await call.code()) != Code.OK:
             raise self._triton.refusal(code, await call.details())
 
-    async def _read(self, context: Any, share: Share, *, seconds: float | None) -> bytes | None:
-        """The next message, which takes the place of an earlier one in the share; None behind the last.
+    async def _read(self, context: Any, *, seconds: float | None) -> bytes | None:
+        """The next message; None behind the last.
 
         Raises:
             Refusal: it did not come in time, or there is no memory for it.
@@ -170,11 +179,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise
         finally:
             del self._arriving[reading]
-        if message is grpc.aio.EOF:
-            return None
-        share.release()
-        share.take(len(message))
-        return message
+        return None if message is grpc.aio.EOF else message
 
 
 async def _write(context: Any, answer: bytes) -> None:

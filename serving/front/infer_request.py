@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 
 from cosmos_triton.serving.front.errors import invalid
 from cosmos_triton.serving.front.json_text import read_object
-from cosmos_triton.serving.front.limits import NAME_BYTES
+from cosmos_triton.serving.front.limits import FIELDS, NAME_BYTES
 from cosmos_triton.serving.front.tensors import BYTES, FORMATS, element_count, pack
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -86,6 +86,8 @@ def read_id(header: Mapping[str, Any]) -> str:
 
 def set_parameters(target: Any, values: Mapping[str, Any]) -> None:
     """Put JSON values into a map of InferParameter."""
+    if len(values) > FIELDS:
+        raise invalid("parameters", f"{len(values)} of them", f"at most {FIELDS}")
     for name, value in values.items():
         kind = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}.get(type(value))
         if kind is None or (kind == "int64_param" and abs(value) > MAX_INT64):
@@ -146,8 +148,8 @@ def _object(value: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _objects(value: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = value.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise invalid(name, "of another form", "a list of objects")
+    if not isinstance(found, list) or len(found) > FIELDS or not all(isinstance(each, dict) for each in found):
+        raise invalid(name, "of another form", f"a list of up to {FIELDS} objects")
     return found
 
 

@@ -85,6 +85,10 @@ JSON_BODIES = {
     "not UTF-8": with_data('["%"]').replace(b"%", b"\xff"),
     "long id": json.dumps({"id": "i" * 1_000_000, "inputs": [VISUAL]}).encode(),
     "id of two lines": json.dumps({"id": "a\nb", "inputs": [VISUAL]}).encode(),
+    "many outputs": json.dumps({"inputs": [VISUAL], "outputs": [{"name": "video"}] * 10_000}).encode(),
+    "many parameters": json.dumps(
+        {"inputs": [VISUAL], "parameters": dict.fromkeys(map(str, range(10_000)), 1)}
+    ).encode(),
     "shared memory": json.dumps({"inputs": [{**VISUAL, "parameters": {"shared_memory_region": "a"}}]}).encode(),
     "long JSON": with_data(json.dumps(["a" * 20 * MIB])),
     **{

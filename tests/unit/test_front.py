@@ -283,6 +283,57 @@ def test_messages_together_are_bounded_and_a_call_that_is_cancelled_gives_its_by
     asyncio.run(run())
 
 
+class Answering:
+    """In the place of tritonserver, for streams: answers each request in two responses, while `answers`."""
+
+    def __init__(self) -> None:
+        self.answers = True
+        self._responses: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def stream(self) -> Answering:
+        return self
+
+    async def write(self, message: bytes) -> None:
+        for is_last in (False, True) if self.answers else ():
+            response = pb.ModelStreamInferResponse()
+            response.infer_response.parameters["triton_final_response"].bool_param = is_last
+            self._responses.put_nowait(response.SerializeToString())
+
+    async def read(self) -> Any:
+        return await self._responses.get()
+
+    async def done_writing(self) -> None:
+        self._responses.put_nowait(grpc.aio.EOF)
+
+    async def code(self) -> grpc.StatusCode:
+        return Code.OK
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_a_stream_is_bounded_by_what_is_not_answered() -> None:
+    async def run() -> None:
+        budget, triton = Budget(1000), Answering()
+        message = pb.ModelInferRequest(raw_input_contents=[bytes(600)]).SerializeToString()
+        async with proxied(triton, budget) as channel:
+            call = channel.stream_stream(grpc_proxy.STREAM)()
+            for _ in range(5):
+                await call.write(message)
+                await call.read()
+                await call.read()
+                while budget.used:
+                    await asyncio.sleep(0.01)
+            triton.answers = False
+            await call.write(message)
+            await call.write(message)
+            assert await call.code() == Code.UNAVAILABLE
+            while budget.used:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+
+
 def test_arriving_messages_are_dropped_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_proxy, "MEMORY_BYTES", 0)
     monkeypatch.setattr(grpc_proxy, "GUARD_SECONDS", 0.05)
