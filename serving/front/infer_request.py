@@ -79,8 +79,8 @@ def with_contents(message: Any, contents: list[bytes | memoryview]) -> bytes:
 
 def read_id(header: Mapping[str, Any]) -> str:
     name = _text(header.get("id", ""), "id")
-    if len(name.encode()) > NAME_BYTES or not name.isprintable():
-        raise invalid("id", f"{len(name)} characters", f"at most {NAME_BYTES} bytes, printable")
+    if len(name.encode()) > NAME_BYTES:
+        raise invalid("id", f"{len(name)} characters", f"at most {NAME_BYTES} bytes")
     return name
 
 

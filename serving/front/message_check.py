@@ -16,7 +16,6 @@ from cosmos_triton.serving.front.limits import FIELDS, NAME_BYTES, STRUCTURE_BYT
 
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 MAX_VARINT_BYTES = 10
-FIRST_PRINTABLE = ord(" ")  # so that nobody writes lines of a log
 
 
 def _number(message: type, field: str) -> int:
@@ -44,8 +43,8 @@ def check_infer_request(message: bytes) -> None:
     """Raises Refusal where the message is malformed, or where its structure or a name is out of bounds."""
     counts = _Counts()
     for number, begin, end in _fields(message, 0, len(message), counts):
-        if number in NAMES and not _is_name(message[begin:end]):
-            raise invalid(NAMES[number], f"{end - begin} bytes", f"at most {NAME_BYTES} bytes, printable")
+        if number in NAMES and end - begin > NAME_BYTES:
+            raise invalid(NAMES[number], f"{end - begin} bytes", f"at most {NAME_BYTES} bytes")
         if number == RAW:
             counts.content_bytes += end - begin
         elif number == INPUTS:
@@ -53,10 +52,6 @@ def check_infer_request(message: bytes) -> None:
     if len(message) - counts.content_bytes > STRUCTURE_BYTES:
         size = f"{len(message) - counts.content_bytes} bytes beside the contents of tensors"
         raise invalid("request", size, f"at most {STRUCTURE_BYTES} bytes")
-
-
-def _is_name(name: bytes) -> bool:
-    return len(name) <= NAME_BYTES and min(name, default=FIRST_PRINTABLE) >= FIRST_PRINTABLE
 
 
 def _check_input(message: bytes, begin: int, end: int, counts: _Counts) -> None:
