@@ -15,7 +15,7 @@ CONTROL_BYTES = 64 * 1024  # a gRPC request that is none for inference
 JSON_NUMBERS = 1_000_000  # of one output in JSON
 
 # Seconds
-IDLE_SECONDS = 600.0  # a connection between two requests
+IDLE_SECONDS = 3600.0  # a connection between two requests; clients keep them open for long
 HEAD_SECONDS = 30.0  # from a request's first byte to the end of its headers
 STALL_SECONDS = 30.0  # without one byte of a body, or without one taken of an answer
 BODY_SECONDS = 600.0  # a body as a whole, however slow the network

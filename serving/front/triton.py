@@ -18,6 +18,7 @@ from cosmos_triton.serving.private_sockets import PrivateSockets
 
 SERVICE = "/inference.GRPCInferenceService/"
 INFER, STREAM = SERVICE + "ModelInfer", SERVICE + "ModelStreamInfer"
+LOST = (Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN)  # what a call gets whose connection ends
 MAX_PAGE_BYTES = 16 * MIB
 OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -70,7 +71,7 @@ class Triton:
 
     def refusal(self, code: grpc.StatusCode, details: str | None) -> Refusal:
         """The refusal for the status of a call. A lost connection is told without the socket's path."""
-        is_lost = code == Code.UNAVAILABLE and self._channel.get_state() != grpc.ChannelConnectivity.READY
+        is_lost = code in LOST and self._channel.get_state() != grpc.ChannelConnectivity.READY
         if is_lost or code == Code.DEADLINE_EXCEEDED:  # it hangs; clients' own deadlines end their calls here
             return Refusal(Code.UNAVAILABLE, RESTARTING)
         return Refusal(code, details or "")
