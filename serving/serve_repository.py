@@ -14,11 +14,14 @@ from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving import server_binary
+from cosmos_triton.serving.addresses import Addresses
+from cosmos_triton.serving.front_process import front
 from cosmos_triton.serving.planned_config import rate_limit_options, write_plan
+from cosmos_triton.serving.private_sockets import private_sockets
 from cosmos_triton.serving.run_directory import render, run_directory
 from cosmos_triton.serving.stop_signals import Stopped, StopSignals
-from cosmos_triton.serving.supervisor import Supervisor
-from cosmos_triton.serving.triton_server import Addresses, TritonServer
+from cosmos_triton.serving.supervisor import Supervisor, say
+from cosmos_triton.serving.triton_server import TritonServer
 
 
 def serve_repository(
@@ -50,8 +53,8 @@ def serve_repository(
     """
     addresses.check_free()
     binary = server_binary.find(tritonserver)
-    with run_directory(run_dir) as folder:
-        stop = StopSignals()
+    stop = StopSignals()
+    with run_directory(run_dir) as folder, private_sockets() as sockets, front(addresses, sockets, say):
         models, jobs = folder / "models", folder / "jobs"
         models.mkdir(exist_ok=True)
         jobs.mkdir(exist_ok=True)
@@ -69,7 +72,7 @@ def serve_repository(
             models,
             jobs=jobs,
             libraries=folder / "lib",
-            addresses=addresses,
+            sockets=sockets,
             has_gpu=settings.device != "cpu",
             options=rate_limit_options(plan) if plan else (),
         )

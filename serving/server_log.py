@@ -9,6 +9,8 @@ from typing import IO
 
 # Harmless warnings of a server without a GPU.
 WITHOUT_GPU = ("CudaDriverHelper has not been initialized", "inned memory pool", "CUDA memory pool disabled")
+# Of each connection to a socket that is a file.
+WITHOUT_TCP = "NODELAY NOT SUPPORTED"
 # Start-up tables, 200 columns wide; other lines have the same content.
 TABLE = re.compile(r"^(\+-|\|)|\] $")
 FAILURE = re.compile(r"(?:failed to load|Poll failed for model directory) '([^']+)'(?: version \d+)?: (.+)")
@@ -44,7 +46,7 @@ class ServerLog:
                 self.last_error = _first_sentence(re.sub(r"^.*?\] |^error: ", "", line.strip()))
 
     def _is_noise(self, line: str) -> bool:
-        if not line.strip() or TABLE.search(line.rstrip("\n")):
+        if not line.strip() or TABLE.search(line.rstrip("\n")) or WITHOUT_TCP in line:
             return True
         return not self._has_gpu and any(text in line for text in WITHOUT_GPU)
 

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from cosmos_triton.runtime.errors import CosmosError
+from cosmos_triton.serving.addresses import StartError
 from cosmos_triton.serving.repository_api import ModelState, NoAnswerError, RefusedError
 from cosmos_triton.serving.stop_signals import StopSignals
-from cosmos_triton.serving.triton_server import StartError, TritonServer
+from cosmos_triton.serving.triton_server import TritonServer
 
 POLL_SECONDS = 0.2  # between two polls of the stages' processes
 HEALTH_SECONDS = 2  # between two health checks of the server

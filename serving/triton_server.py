@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from cosmos_triton.runtime.errors import CosmosError
 from cosmos_triton.runtime.processes import is_alive
+from cosmos_triton.serving.addresses import StartError
+from cosmos_triton.serving.private_sockets import PrivateSockets
 from cosmos_triton.serving.processes import arguments_of, children_of, die_with_parent, kill_group
-from cosmos_triton.serving.repository_api import KEY_HEADER, RESTRICTED, RepositoryApi
+from cosmos_triton.serving.repository_api import RepositoryApi
 from cosmos_triton.serving.server_binary import ServerBinary
 from cosmos_triton.serving.server_log import ServerLog
 from cosmos_triton.serving.stop_signals import StopSignals
@@ -27,38 +26,6 @@ SHARED_MEMORY = Path("/dev/shm")
 ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
-class StartError(CosmosError):
-    """The server did not become ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    host: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-
-    @property
-    def reachable_host(self) -> str:
-        """The server's address on this machine."""
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
-
-    def check_free(self) -> None:
-        """Raises StartError where a port is in use, so that another server is not taken for this one."""
-        for name in ("http_port", "grpc_port", "metrics_port"):
-            port = getattr(self, name)
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((self.host, port))
-                except (OSError, OverflowError) as error:
-                    option = f"--{name.replace('_', '-')}"
-                    reason = error.strerror if isinstance(error, OSError) else error
-                    raise StartError(
-                        f"{option}: value {port}; accepted: a free port of {self.host}: {reason}"
-                    ) from None
-
-
 class TritonServer:
     """The server of one folder of models.
 
@@ -67,6 +34,7 @@ class TritonServer:
 
     Args:
         jobs: where stages and pipeline exchange progress and cancellation.
+        sockets: what it listens on.
         libraries: a folder for shared libraries that the stages load before the system's.
     """
 
@@ -77,13 +45,12 @@ class TritonServer:
         *,
         jobs: Path,
         libraries: Path,
-        addresses: Addresses,
+        sockets: PrivateSockets,
         has_gpu: bool,
         options: Iterable[str] = (),
     ) -> None:
-        key = secrets.token_hex(16)
-        self._models, self._jobs = models, jobs
-        self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)
+        self._models, self._jobs, self._sockets = models, jobs, sockets
+        self.api = RepositoryApi(sockets.http)
         self._has_gpu = has_gpu
         self._environment = ALLOCATOR | binary.environment(libraries)
         self._shared_memory = f"cosmos_triton_{secrets.token_hex(8)}_"
@@ -98,14 +65,7 @@ class TritonServer:
             "--load-model=*",
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_SECONDS}",
-            f"--http-address={addresses.host}",
-            f"--http-port={addresses.http_port}",
-            f"--grpc-address={addresses.host}",
-            f"--grpc-port={addresses.grpc_port}",
-            f"--metrics-address={addresses.host}",
-            f"--metrics-port={addresses.metrics_port}",
-            f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}={key}",
-            f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}={key}",
+            *sockets.options(),
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             # A dozen interpreters that start at once from a cold disk take long.
             "--backend-config=python,stub-timeout-seconds=120",
@@ -204,7 +164,7 @@ class TritonServer:
         self.kill()
 
     def kill(self) -> None:
-        """Kill every process of the server and remove its shared memory and its jobs."""
+        """Kill every process of the server and remove its shared memory, its sockets and its jobs."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -215,5 +175,6 @@ class TritonServer:
             self._stubs, self._retired = {}, set()
         for region in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
+        self._sockets.clear()
         for job in self._jobs.iterdir():
             job.unlink()

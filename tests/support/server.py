@@ -132,7 +132,13 @@ class Server:
     @property
     def triton_pid(self) -> int:
         """Of the tritonserver itself."""
-        (pid,) = children_of(self._process.pid)
+        (pid,) = (pid for pid in children_of(self._process.pid) if "tritonserver" in arguments_of(pid)[0])
+        return pid
+
+    @property
+    def front_pid(self) -> int:
+        """Of the process that clients connect to."""
+        (pid,) = (pid for pid in children_of(self._process.pid) if "cosmos_triton.serving.front" in arguments_of(pid))
         return pid
 
     def stub_pids(self, model: str) -> list[int]:
