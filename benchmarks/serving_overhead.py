@@ -39,10 +39,10 @@ import tritonclient.grpc
 from cosmos_triton.client.world_client import WorldClient
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.stage_settings import StageSettings
+from cosmos_triton.serving.addresses import Addresses
 from cosmos_triton.serving.ports import free_ports
 from cosmos_triton.serving.run_directory import model_repository
 from cosmos_triton.serving.serve_repository import serve_repository
-from cosmos_triton.serving.triton_server import Addresses
 from cosmos_triton.tiny.sample_media import write_samples
 
 DEPLOYMENT = DEPLOYMENTS["4b"]

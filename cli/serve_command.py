@@ -67,9 +67,9 @@ def _window(value: str) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     from cosmos_triton.planning.precision_choice import parse_precisions
+    from cosmos_triton.serving.addresses import Addresses
     from cosmos_triton.serving.backend_choice import parse_backends
     from cosmos_triton.serving.serve import serve
-    from cosmos_triton.serving.triton_server import Addresses
 
     return serve(
         DEPLOYMENTS[args.deployment],

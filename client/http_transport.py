@@ -1,7 +1,7 @@
 """HTTP transport: one response per request, in Triton's binary tensor format.
 
-There is no progress: Triton streams over HTTP in JSON only, which cannot hold a video's bytes. There is no cancellation
-either: the server does not notice that the client of a plain HTTP request is gone.
+There is no progress: Triton streams over HTTP in JSON only, which cannot hold a video's bytes. Closing the connection
+cancels its request.
 """
 
 from __future__ import annotations

@@ -24,8 +24,13 @@ class ARMetrics:
         self._last = EngineStats()
 
     def update(self, stats: EngineStats) -> None:
-        for name in self.GAUGES:
-            self._metrics[name].set(getattr(stats, name))
-        for name in self.COUNTERS:
-            self._metrics[name].increment(getattr(stats, name) - getattr(self._last, name))
+        """Write what has changed: each write is a message to the server that is waited for."""
+        for name in (*self.GAUGES, *self.COUNTERS):
+            value, last = getattr(stats, name), getattr(self._last, name)
+            if value == last:
+                continue
+            if name in self.GAUGES:
+                self._metrics[name].set(value)
+            else:
+                self._metrics[name].increment(value - last)
         self._last = stats

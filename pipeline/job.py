@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.errors import Cancelled
-from cosmos_triton.pipeline.job_files import Progress, label
+from cosmos_triton.pipeline.job_files import Progress, label, new_job_id
 from cosmos_triton.pipeline.tensors import Array, json_tensor
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.generation_request import GenerationRequest
@@ -28,6 +27,7 @@ class Job:
     visual_input: the bytes of the file, BYTES [1]
     sender: Triton's response sender
     streams: whether events are sent before the result
+    id: a secret, see JobFiles; logs and reports have its `label`
     progress: the latest progress of a stage
     has_ended: the final response was sent; a stage that was no longer waited for may still answer
     """
@@ -38,7 +38,7 @@ class Job:
     visual_input: Array
     sender: Any
     streams: bool
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=new_job_id)
     progress: Progress | None = None
     has_ended: bool = False
     report: dict[str, Any] = field(init=False)

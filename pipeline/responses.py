@@ -1,8 +1,7 @@
-"""Responses of a stage: one for each request, and error messages that `StageError.of` can parse."""
+"""Error responses: messages that `StageError.of` can parse."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb
@@ -22,27 +21,14 @@ def describe(error: BaseException) -> tuple[str, str]:
     return "INTERNAL", f"{type(error).__name__}: {error}"
 
 
-def failure(stage: str, request_id: str, error: BaseException) -> Any:
-    """The error response for an exception, which is also logged."""
+def failure(model: str, whose: str, error: BaseException) -> Any:
+    """The error response for an exception, which is also logged.
+
+    Args:
+        whose: what the log calls the request.
+    """
     code, message = describe(error)
     text = f"[{code}] {message}"
     log = pb.Logger.log_error if code == "INTERNAL" else pb.Logger.log_info
-    log(f"{stage} {request_id}: {text}")
+    log(f"{model} {whose}: {text}")
     return pb.InferenceResponse(error=pb.TritonError(text, getattr(pb.TritonError, code)))
-
-
-def answer_each(
-    stage: str, requests: Sequence[Any], work: Callable[..., list[Any]], *others: Sequence[Any]
-) -> list[Any]:
-    """One response per request: the tensors that `work` returns. A request that raises gets an error of its own.
-
-    Args:
-        work: called with each request, and like `map` with the elements of `others`.
-    """
-    responses = []
-    for request, *arguments in zip(requests, *others, strict=True):
-        try:
-            responses.append(pb.InferenceResponse(work(request, *arguments)))
-        except Exception as error:
-            responses.append(failure(stage, request.request_id(), error))
-    return responses

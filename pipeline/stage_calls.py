@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import triton_python_backend_utils as pb
 
 from cosmos_triton.pipeline.errors import STAGE_DIED, StageError
 from cosmos_triton.pipeline.job import Job
-from cosmos_triton.pipeline.job_files import JobFiles
+from cosmos_triton.pipeline.job_files import JOB, JobFiles
+from cosmos_triton.pipeline.metrics import RequestMetrics
+from cosmos_triton.pipeline.stage import SENT
 from cosmos_triton.pipeline.tensors import Array
 from cosmos_triton.runtime.processes import is_alive
 from cosmos_triton.runtime.stages import STAGES
@@ -26,8 +30,9 @@ Tensors = dict[str, Array]
 class StageCalls:
     """Calls stages on behalf of jobs. All methods run in one event loop."""
 
-    def __init__(self, job_files: JobFiles, *, max_jobs: int) -> None:
+    def __init__(self, job_files: JobFiles, metrics: RequestMetrics, *, max_jobs: int) -> None:
         self._job_files = job_files
+        self._metrics = metrics
         # A call blocks a thread. The loop's default pool has too few.
         self._threads = ThreadPoolExecutor(CALLS_PER_JOB * max_jobs)
 
@@ -40,7 +45,8 @@ class StageCalls:
         if not STAGES[stage].reports_progress:  # the others send their own first event
             job.send_event(stage, 0, 1)
         started = time.monotonic()
-        outputs = await self._infer(job, stage, inputs)
+        with self._counted(stage):
+            outputs = await self._infer(job, stage, inputs)
         job.record_duration(stage, started)
         return outputs
 
@@ -52,12 +58,13 @@ class StageCalls:
         sampler whose weights are not resident works within the first request, and answers it with the tokens.
         """
         started = time.monotonic()
-        outputs = await self._infer(job, "ar_sampler", inputs)
-        if "tokens" not in outputs:
-            while not (job.progress and job.progress.is_complete):
-                await asyncio.sleep(AR_POLL_SECONDS)
-                self._poll_progress(job, "ar_sampler")
-            outputs = await self._infer(job, "ar_sampler", {})
+        with self._counted("ar_sampler"):
+            outputs = await self._infer(job, "ar_sampler", inputs)
+            if "tokens" not in outputs:
+                while not (job.progress and job.progress.is_complete):
+                    await asyncio.sleep(AR_POLL_SECONDS)
+                    self._poll_progress(job, "ar_sampler")
+                outputs = await self._infer(job, "ar_sampler", {})
         job.record_duration("ar_sampler", started)
         return outputs["tokens"]
 
@@ -69,12 +76,23 @@ class StageCalls:
             requested_output_names=list(STAGES[stage].outputs),
             inputs=[pb.Tensor(name, values) for name, values in inputs.items()],
             request_id=job.label,
-            parameters={"job": job.id},
+            parameters={JOB: job.id, SENT: time.monotonic_ns()},
         )
         call = asyncio.get_running_loop().run_in_executor(self._threads, request.exec)
         while not (await asyncio.wait({call}, timeout=POLL_SECONDS))[0]:
             self._poll_progress(job, stage)
         return _outputs(stage, call.result())
+
+    @contextmanager
+    def _counted(self, stage: str) -> Iterator[None]:
+        """Counts what the stage cannot: that it was not ready, had no room for the request, or died."""
+        started = time.monotonic()
+        try:
+            yield
+        except StageError as error:
+            if error.is_servers:
+                self._metrics.count(stage, error.code, time.monotonic() - started)
+            raise
 
     def _poll_progress(self, job: Job, stage: str) -> None:
         """Send new progress of the stage to the client.

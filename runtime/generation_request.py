@@ -98,12 +98,12 @@ def _check_prompt(deployment: Deployment, prompt: str | None) -> None:
         if prompt is not None:
             raise InvalidValue("prompt", "given", f"none: {deployment.name} is a base deployment")
         return
+    size = 0 if prompt is None else len(prompt.encode())
+    if size > MAX_PROMPT_BYTES:  # first: to look at every character of a long one takes seconds
+        raise InvalidValue("prompt", f"{size} bytes", f"up to {MAX_PROMPT_BYTES} bytes")
     if prompt is None or not any(_is_visible(character) for character in prompt):
         value = "missing" if prompt is None else "empty"
         raise InvalidValue("prompt", value, f"a text: {deployment.name} is a video2world deployment")
-    size = len(prompt.encode())
-    if size > MAX_PROMPT_BYTES:
-        raise InvalidValue("prompt", f"{size} bytes", f"up to {MAX_PROMPT_BYTES} bytes")
 
 
 def _is_visible(character: str) -> bool:

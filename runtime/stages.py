@@ -5,9 +5,11 @@ No torch here: the command line, the memory plan and the pipeline's own process 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from cosmos_triton.runtime import stage_inputs
 from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, TORCH
 from cosmos_triton.runtime.deployments import Deployment
 
@@ -22,6 +24,7 @@ class StageSpec:
     """One stage, named like its folder in `model_repository/`.
 
     What the pipeline does with it:
+        inputs: what it accepts as each of its inputs in a deployment.
         outputs: tensors that it asks for.
         needs_text: whether only deployments with a text encoder have it.
         reports_progress: whether it writes its progress into the job's file while it works.
@@ -50,6 +53,7 @@ class StageSpec:
     """
 
     name: str
+    inputs: Callable[[Deployment], stage_inputs.Inputs] = stage_inputs.none
     outputs: tuple[str, ...] = ()
     needs_text: bool = False
     reports_progress: bool = False
@@ -77,9 +81,10 @@ class StageSpec:
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        StageSpec("media_decoder", outputs=("frames", "info")),
+        StageSpec("media_decoder", inputs=stage_inputs.media_file, outputs=("frames", "info")),
         StageSpec(
             "text_guardrail",
+            inputs=stage_inputs.prompt,
             outputs=("verdict",),
             needs_text=True,
             networks=("aegis",),
@@ -87,15 +92,17 @@ STAGES: dict[str, StageSpec] = {
         ),
         StageSpec(
             "text_encoder",
+            inputs=stage_inputs.prompts,
             outputs=("context",),
             needs_text=True,
             networks=("t5",),
             graphs=("text_encoder",),
             cpu_backend=ONNXRUNTIME,
-            batch_sizes=(8, 1),
+            batch_sizes=(stage_inputs.MAX_PROMPTS, 1),
         ),
         StageSpec(
             "video_tokenizer_encoder",
+            inputs=stage_inputs.input_frames,
             outputs=("tokens",),
             networks=("discrete_encoder",),
             graphs=("discrete_encoder",),
@@ -105,6 +112,7 @@ STAGES: dict[str, StageSpec] = {
         ),
         StageSpec(
             "ar_sampler",
+            inputs=stage_inputs.clip_start,
             outputs=("tokens",),
             reports_progress=True,
             parameters=("slots", "window", "max_queue_size"),
@@ -114,6 +122,7 @@ STAGES: dict[str, StageSpec] = {
         ),
         StageSpec(
             "diffusion_decoder",
+            inputs=stage_inputs.clip_and_context,
             outputs=("video", "seconds_per_evaluation"),
             reports_progress=True,
             networks=("diffusion", "continuous_decoder"),
@@ -124,6 +133,7 @@ STAGES: dict[str, StageSpec] = {
         ),
         StageSpec(
             "video_tokenizer_decoder",
+            inputs=stage_inputs.clip_tokens,
             outputs=("video",),
             networks=("discrete_decoder",),
             graphs=("discrete_decoder",),
@@ -133,6 +143,7 @@ STAGES: dict[str, StageSpec] = {
         ),
         StageSpec(
             "video_guardrail",
+            inputs=stage_inputs.video,
             outputs=("video", "verdict"),
             networks=("siglip", "video_safety", "face_detector"),
             graphs=("content_classifier", "face_detector"),
@@ -141,7 +152,7 @@ STAGES: dict[str, StageSpec] = {
             weight_passes=5,  # 33 frames, 8 at a time
             context_mib=790,
         ),
-        StageSpec("media_encoder", outputs=("mp4",)),
+        StageSpec("media_encoder", inputs=stage_inputs.video_and_metadata, outputs=("mp4",)),
         # Both answer from a thread, after `execute` has returned: the server waits for an answer that never comes.
         StageSpec("world_generation", is_entry=True, is_fatal=True, parameters=("max_jobs",)),
         StageSpec("world_generation_stream", is_entry=True, is_fatal=True, parameters=("max_jobs",)),

@@ -1,6 +1,6 @@
 """The server's HTTP interface for health and for the model repository: load, unload, index.
 
-Loading a model runs code in the server, so these calls need a key that only the process that started the server knows.
+Loading a model runs code in the server, so it listens for these calls on a socket that only its own user can reach.
 
 tritonclient has the same calls, but its HTTP client keeps connections open, for which a stopping server waits, and
 needs gevent; its gRPC client runs threads in a process that forks, and does not tell a refusal from a lost connection.
@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from dataclasses import dataclass
-
-KEY_HEADER = "cosmos-supervisor-key"
-# Interfaces closed to clients, which do not need them. With shared memory, one client could read another's tensors.
-RESTRICTED = "model-repository,shared-memory,trace,logging"
+from pathlib import Path
 
 
 class NoAnswerError(Exception):
@@ -37,9 +35,7 @@ class ModelState:
 class RepositoryApi:
     """Calls raise NoAnswerError after `seconds` without an answer."""
 
-    host: str
-    port: int
-    key: str
+    socket: Path
     seconds: float = 5.0
 
     def is_live(self) -> bool:
@@ -76,15 +72,26 @@ class RepositoryApi:
         return body
 
     def _request(self, method: str, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.seconds)
+        connection = _UnixConnection(self.socket, self.seconds)
         try:
-            connection.request(method, path, headers={KEY_HEADER: self.key})
+            connection.request(method, path)
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswerError(f"{method} {path}: {error or type(error).__name__}") from error
         finally:
             connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def _first_line(body: bytes) -> str:

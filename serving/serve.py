@@ -19,11 +19,11 @@ from cosmos_triton.runtime.errors import InvalidValue
 from cosmos_triton.runtime.fp8_support import require_precision
 from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.runtime.stages import STAGES, Precision
+from cosmos_triton.serving.addresses import Addresses, StartError
 from cosmos_triton.serving.backend_choice import choose_backends
 from cosmos_triton.serving.log_output import say
 from cosmos_triton.serving.run_directory import model_repository
 from cosmos_triton.serving.serve_repository import serve_repository
-from cosmos_triton.serving.triton_server import Addresses, StartError
 
 # Each stage that takes or returns a clip keeps it in shared memory: four of them, four requests at once.
 CLIPS_IN_SHARED_MEMORY = 16

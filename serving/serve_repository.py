@@ -16,16 +16,19 @@ from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving import server_binary
+from cosmos_triton.serving.addresses import Addresses, StartError
 from cosmos_triton.serving.claim import SHARED_MEMORY, Claim, claimed, reclaim, start_reaper
 from cosmos_triton.serving.companions import Companion
+from cosmos_triton.serving.front_process import front
 from cosmos_triton.serving.log_output import log_output, say
 from cosmos_triton.serving.planned_config import rate_limit_options, write_plan
+from cosmos_triton.serving.private_sockets import PrivateSockets
 from cosmos_triton.serving.run_directory import RunFolders, render, run_directory
 from cosmos_triton.serving.server_binary import ServerBinary
 from cosmos_triton.serving.stage_machine import StageMachine
 from cosmos_triton.serving.stop_signals import Stopped, StopSignals
 from cosmos_triton.serving.supervisor import Supervisor
-from cosmos_triton.serving.triton_server import Addresses, StartError, TritonServer
+from cosmos_triton.serving.triton_server import TritonServer
 
 
 def serve_repository(
@@ -81,15 +84,17 @@ def serve_repository(
                 without=without,
                 edit=partial(write_plan, plan, settings) if plan else None,
             )
+            sockets = PrivateSockets(claim.folder)
             server = TritonServer(
                 ServerBinary(claim.plain_path(binary.root, "tritonserver")),
                 folders,
                 claim=claim,
-                addresses=addresses,
+                sockets=sockets,
                 has_gpu=settings.device != "cpu",
                 options=rate_limit_options(plan) if plan else (),
             )
-            return _supervise(server, configs, claim, stop, on_ready=partial(_say_ready, title, addresses))
+            with front(addresses, sockets, claim.environment):
+                return _supervise(server, configs, claim, stop, on_ready=partial(_say_ready, title, addresses))
     finally:
         log_output().flush()
 

@@ -13,6 +13,8 @@ from cosmos_triton.serving.repository_api import ModelState
 WITHOUT_GPU = ("CudaDriverHelper has not been initialized", "inned memory pool", "CUDA memory pool disabled")
 # Stages that are idle are ended with the server when it is told to exit.
 EXPECTED = ("Exit timeout expired. Exiting immediately",)
+# Of each connection to a socket that is a file.
+WITHOUT_TCP = "NODELAY NOT SUPPORTED"
 # Start-up tables, 200 columns wide; other lines have the same content.
 TABLE = re.compile(r"^(\+-|\|)|\] $")
 LOADING = re.compile(r'"loading: ([^:"]+):\d+"')
@@ -57,7 +59,7 @@ class ServerLog:
                 self.last_error = _first_sentence(re.sub(r"^.*?\] |^error: ", "", line.strip()))
 
     def _is_noise(self, line: str) -> bool:
-        if not line.strip() or TABLE.search(line.rstrip("\n")):
+        if not line.strip() or TABLE.search(line.rstrip("\n")) or WITHOUT_TCP in line:
             return True
         return any(text in line for text in (EXPECTED if self._has_gpu else EXPECTED + WITHOUT_GPU))
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from cosmos_triton.runtime.errors import CosmosError
 from cosmos_triton.runtime.processes import ProcessStatus, process_status
 from cosmos_triton.serving.claim import Claim
 from cosmos_triton.serving.log_output import log_output
 from cosmos_triton.serving.observation import StageProcess
+from cosmos_triton.serving.private_sockets import PrivateSockets
 from cosmos_triton.serving.processes import die_with_parent
-from cosmos_triton.serving.repository_api import KEY_HEADER, RESTRICTED, RepositoryApi
+from cosmos_triton.serving.repository_api import RepositoryApi
 from cosmos_triton.serving.run_directory import RunFolders
 from cosmos_triton.serving.server_binary import ServerBinary
 from cosmos_triton.serving.server_log import ServerLog
@@ -32,38 +29,6 @@ POLL_SECONDS = 0.1
 ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
-class StartError(CosmosError):
-    """The server did not become ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    host: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-
-    @property
-    def reachable_host(self) -> str:
-        """The server's address on this machine."""
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
-
-    def check_free(self) -> None:
-        """Raises StartError where a port is in use, so that another server is not taken for this one."""
-        for name in ("http_port", "grpc_port", "metrics_port"):
-            port = getattr(self, name)
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((self.host, port))
-                except (OSError, OverflowError) as error:
-                    option = f"--{name.replace('_', '-')}"
-                    reason = error.strerror if isinstance(error, OSError) else error
-                    raise StartError(
-                        f"{option}: value {port}; accepted: a free port of {self.host}: {reason}"
-                    ) from None
-
-
 class TritonServer:
     """The server of one folder of models.
 
@@ -71,6 +36,7 @@ class TritonServer:
 
     Args:
         folders: below a path of characters that a shell leaves as they are: the server has one start the stages.
+        sockets: what it listens on.
     """
 
     def __init__(
@@ -79,13 +45,12 @@ class TritonServer:
         folders: RunFolders,
         *,
         claim: Claim,
-        addresses: Addresses,
+        sockets: PrivateSockets,
         has_gpu: bool,
         options: Iterable[str] = (),
     ) -> None:
-        key = secrets.token_hex(16)
-        self.api = RepositoryApi(addresses.reachable_host, addresses.http_port, key)
-        self._claim, self._folders = claim, folders
+        self.api = RepositoryApi(sockets.http)
+        self._claim, self._folders, self._sockets = claim, folders, sockets
         self._has_gpu = has_gpu
         self._environment = ALLOCATOR | binary.environment(folders.libraries) | claim.server_environment
         self._stages = StageProcesses(folders.models, claim.heartbeats)
@@ -101,14 +66,7 @@ class TritonServer:
             f"--model-load-thread-count={LOAD_THREADS}",
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_SECONDS}",
-            f"--http-address={addresses.host}",
-            f"--http-port={addresses.http_port}",
-            f"--grpc-address={addresses.host}",
-            f"--grpc-port={addresses.grpc_port}",
-            f"--metrics-address={addresses.host}",
-            f"--metrics-port={addresses.metrics_port}",
-            f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}={key}",
-            f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}={key}",
+            *sockets.options(),
             f"--backend-config=python,shm-region-prefix-name={claim.prefix}",
             # A dozen interpreters that start at once from a cold disk take long.
             "--backend-config=python,stub-timeout-seconds=120",
@@ -178,11 +136,12 @@ class TritonServer:
         self.kill()
 
     def kill(self) -> None:
-        """Kill every process of the server and remove its shared memory and its jobs."""
+        """Kill every process of the server and remove its shared memory, its sockets and its jobs."""
         if self._process:
             self._process.kill()
             self._process.wait()
         self._claim.clear()
+        self._sockets.clear()
         self._folders.clear_jobs()
         if self.log:
             self.log.join(KILL_SECONDS)

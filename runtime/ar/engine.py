@@ -46,6 +46,7 @@ class Sequence:
     future: Future[Tensor] = field(default_factory=Future)
     cancelled: bool = False
     frames: int = 0  # finished latent frames
+    admitted: float | None = None  # `time.monotonic()` when it was given a slot
     prefill: Iterator[None] | None = None  # remaining prefill chunks; None before admission and while decoding
 
     def cancel(self) -> None:
@@ -182,6 +183,7 @@ class AREngine:
                 if occupant is not None or self._closing or not self._queue:
                     continue
                 sequence = self._slots[slot] = self._queue.popleft()
+            sequence.admitted = time.monotonic()
             sequence.prefill = self.decoder.prefill(slot, sequence.request)
 
     def _prefill_chunk(self) -> None:

@@ -28,9 +28,9 @@ from cosmos_triton.runtime.backends.graphs import FOLDER, ONNXRUNTIME, TENSORRT,
 from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.serving.addresses import StartError
 from cosmos_triton.serving.backend_choice import choose_backends
 from cosmos_triton.serving.serve import require_resident_tensorrt
-from cosmos_triton.serving.triton_server import StartError
 
 DEPLOYMENT = DEPLOYMENTS["tiny-video2world"]
 HERE = Target(gpu="NVIDIA Toy", compute_capability="9.0", tensorrt="11.0.0")

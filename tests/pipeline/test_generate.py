@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from cosmos_triton.client import Event, Generation, GuardrailBlocked
 from cosmos_triton.guardrail.policy import Policy
+from cosmos_triton.pipeline.job_files import JOB
 from cosmos_triton.tiny.guardrails import BLOCKED_WORD, DANGER_WORD, draw_test_face, unsafe_frame
 from support import media_files as files
 from support.pipeline_server import CLIP, PROMPT, STILL, TRITON, PipelineServer, tensor
@@ -191,10 +192,14 @@ def test_prompts_that_wait_together_are_encoded_together(video2world: PipelineSe
     prompts = [f"{PROMPT} {number}" for number in range(8)]
     grpc = TRITON["grpc"]
     alone = video2world.infer_stage("text_encoder", prompt=np.array([[prompts[5]]], np.object_))["context"]
-    with grpc.InferenceServerClient(video2world.grpc_url) as client:
-        inputs = [[tensor(grpc, "prompt", np.array([[prompt]], np.object_))] for prompt in prompts]
+    with grpc.InferenceServerClient(video2world.grpc_url) as client, video2world.job() as job:
+
+        def encode(prompt: str) -> np.ndarray:
+            held = [tensor(grpc, "prompt", np.array([[prompt]], np.object_))]
+            return client.infer("text_encoder", held, parameters={JOB: job}).as_numpy("context")
+
         with ThreadPoolExecutor(8) as pool:
-            contexts = list(pool.map(lambda held: client.infer("text_encoder", held).as_numpy("context"), inputs))
+            contexts = list(pool.map(encode, prompts))
     assert video2world.largest_batch("text_encoder") > 1
     assert np.allclose(contexts[5], alone, atol=1e-5)
     assert not np.allclose(contexts[4], alone, atol=1e-5)
@@ -241,28 +246,12 @@ def test_unsafe_video_comes_out_black_and_faces_blurred(base: PipelineServer) ->
     assert (answer["video"][7] != video[7]).any()
 
 
-@pytest.mark.parametrize("stage", ["ar_sampler", "diffusion_decoder", "video_tokenizer_decoder"])
-def test_no_way_leads_around_the_guardrails(base: PipelineServer, stage: str) -> None:
-    """A stage that makes videos works for the pipeline alone, whatever a client says."""
-    tokens = np.zeros((5, 10, 16), np.int32)
-    grpc = TRITON["grpc"]
-    inputs = {"tokens": tokens[None] if stage == "diffusion_decoder" else tokens}
-    if stage == "ar_sampler":
-        values = {"seed": np.array([0]), "temperature": np.ones(1, np.float32), "top_p": np.ones(1, np.float32)}
-        inputs = {"tokens": tokens[:2]} | values
-    done = base.generate(disable_diffusion_decoder=True).report["job"]
-    for job in ("", done, "..", "../models", "0" * 32):
-        with grpc.InferenceServerClient(base.grpc_url) as client:
-            held = [tensor(grpc, name, values) for name, values in inputs.items()]
-            with pytest.raises(InferenceServerException, match=r"\[CANCELLED\]"):
-                client.infer(stage, held, parameters={"job": job} if job else None)
-
-
 def test_log_names_stage_and_request_and_no_prompt(video2world: PipelineServer) -> None:
     report = video2world.generate(prompt="a heron flies over Utrecht", disable_diffusion_decoder=True).report
     job, seconds = report["job"], report["seconds"]
     stages = [f"{job}: {stage} took {seconds[stage]} s" for stage in seconds if stage != "total"]
     log = video2world.log_with(*stages, f"{job}: generated after {seconds['total']} s")
+    assert not re.search("[0-9a-f]{32}", log)  # an id of a job
     assert "heron" not in log
     assert PROMPT not in log
     assert "it/s" not in log  # progress bars
@@ -276,7 +265,7 @@ def test_request_id_leads_to_the_log(base: PipelineServer) -> None:
         with pytest.raises(InferenceServerException):
             client.infer("world_generation", held, request_id="order-17\nforged line")
     line = next(line for line in base.log_with("order-17").splitlines() if "order-17" in line)
-    job = re.search("world_generation ([0-9a-f]{12}): ", line)
+    job = re.search("world_generation ([0-9a-f]{12}): started", line)
     assert job
     log = base.log_with(f"{job[1]}: [INVALID_ARG] visual_input")
     assert not any(line.startswith("forged") for line in log.splitlines())

@@ -112,7 +112,7 @@ def test_client_is_told_what_is_wrong(base: PipelineServer, protocol: str, tmp_p
 )
 def test_wrong_tensors_are_refused(base: PipelineServer, tensors: dict[str, np.ndarray]) -> None:
     with pytest.raises(InferenceServerException) as caught:
-        base.infer_stage("world_generation", **tensors)
+        base.infer_model("world_generation", **tensors)
     assert caught.value.status() == STATUS["grpc"]
 
 

@@ -222,8 +222,7 @@ def test_closing_the_client_cancels_what_another_thread_waits_for(
         client.close()
         with pytest.raises(Cancelled):
             waiting.result(timeout=2)
-    last = "cancelled" if protocol == "grpc" else "finished"  # the server does not see that HTTP was abandoned
-    until(lambda: noted(note)[-1] == last, seconds=5)
+    until(lambda: noted(note)[-1] == "cancelled", seconds=5)
 
 
 def test_a_finished_generation_leaves_nothing_open_in_the_server(toys: Callable[[], ToyServer]) -> None:

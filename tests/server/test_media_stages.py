@@ -14,12 +14,14 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from cosmos_triton.pipeline.job_files import JOB
 from cosmos_triton.serving.run_directory import model_repository
 from support import media_files as files
 from support.toys import ToyServer
 
 MEDIA = {"media_decoder", "media_encoder"}
 REFUSAL_SECONDS = 2.0
+WIDTH, HEIGHT = 256, 160  # of the deployment's clips
 CLIP = files.clip(files.numbered(12))
 SIZE = {"width": files.WIDTH, "height": files.HEIGHT}
 TEXT = b"this is not a video\n"
@@ -28,19 +30,20 @@ TEXT = b"this is not a video\n"
 class Stages:
     """The stages by what they do, over gRPC."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, job: str) -> None:
         self.client = triton.InferenceServerClient(address)
+        self.parameters = {JOB: job}
 
     def decode(self, data: bytes, num_input_frames: int | None = None) -> tuple[files.Pixels, dict[str, object]]:
         inputs = [_bytes("visual_input", data)]
         if num_input_frames is not None:
             inputs.append(_tensor("num_input_frames", np.array([num_input_frames], np.int32), "INT32"))
-        result = self.client.infer("media_decoder", inputs)
+        result = self.client.infer("media_decoder", inputs, parameters=self.parameters)
         return result.as_numpy("frames"), json.loads(result.as_numpy("info")[0])
 
     def encode(self, video: files.Pixels, metadata: bytes) -> bytes:
         inputs = [_tensor("video", video, "UINT8"), _bytes("metadata", metadata)]
-        return self.client.infer("media_encoder", inputs).as_numpy("mp4")[0]
+        return self.client.infer("media_encoder", inputs, parameters=self.parameters).as_numpy("mp4")[0]
 
 
 def _bytes(name: str, value: bytes) -> triton.InferInput:
@@ -58,7 +61,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     folder = tmp_path_factory.mktemp("media_stages")
     server = ToyServer(folder, model_repository(), deployment="tiny", only=MEDIA)
     server.start()
-    yield Stages(server.grpc_url)
+    with server.job() as job:
+        yield Stages(server.grpc_url, job)
     server.close()
 
 
@@ -181,7 +185,7 @@ def test_a_flood_is_turned_away_at_once_and_what_was_taken_is_answered(stages: S
 
 
 def test_a_video_becomes_an_mp4_that_says_what_it_is(stages: Stages, tmp_path: Path) -> None:
-    video = files.numbered(33)
+    video = files.numbered(33, WIDTH, HEIGHT)
     mp4 = stages.encode(video, json.dumps({"cosmos_model": "tiny", "cosmos_seed": "7"}).encode())
     assert mp4 == stages.encode(video, b'{"cosmos_model": "tiny", "cosmos_seed": "7"}')
     path = tmp_path / "video.mp4"
@@ -195,11 +199,11 @@ def test_a_video_becomes_an_mp4_that_says_what_it_is(stages: Stages, tmp_path: P
 @pytest.mark.parametrize(
     ("video", "metadata", "message"),
     [
-        (files.numbered(33, 63, 48), b"{}", "[INVALID_ARG] video: value 63x48 pixels"),
-        (files.numbered(33, 4098, 2), b"{}", "[INVALID_ARG] video: value 4098x2 pixels"),
-        (files.numbered(33), b"[]", "[INVALID_ARG] metadata: value b'[]'"),
-        (files.numbered(33), b"[" * 50_000, "[INVALID_ARG] metadata: value b'[[[["),
-        (files.numbered(33), b'{"title": "\\ud800"}', "[INVALID_ARG] metadata: value b'"),
+        (files.numbered(33, WIDTH, HEIGHT - 1), b"{}", "[INVALID_ARG] video: value uint8 [33, 159, 256, 3]"),
+        (files.numbered(33, 4098, 2), b"{}", "[INVALID_ARG] video: value uint8 [33, 2, 4098, 3]"),
+        (files.numbered(33, WIDTH, HEIGHT), b"[]", "[INVALID_ARG] metadata: value b'[]'"),
+        (files.numbered(33, WIDTH, HEIGHT), b"[" * 50_000, "[INVALID_ARG] metadata: value b'[[[["),
+        (files.numbered(33, WIDTH, HEIGHT), b'{"title": "\\ud800"}', "[INVALID_ARG] metadata: value b'"),
     ],
 )
 def test_what_cannot_be_encoded_is_an_invalid_argument(
@@ -213,4 +217,4 @@ def test_what_cannot_be_encoded_is_an_invalid_argument(
 
 def test_another_number_of_frames_than_33_is_refused(stages: Stages) -> None:
     with pytest.raises(InferenceServerException, match="unexpected shape"):
-        stages.encode(files.numbered(9), b"{}")
+        stages.encode(files.numbered(9, WIDTH, HEIGHT), b"{}")

@@ -16,6 +16,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from cosmos_triton.client import Event, Generation, WorldClient
+from cosmos_triton.pipeline.job_files import JOB
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from support import media_files as files
 from support.server import Server
@@ -72,12 +73,20 @@ class PipelineServer(Server):
         """world_generation as any other Triton client calls it; an input that is None is left out."""
         given = {name: value for name, value in (self.defaults | inputs).items() if value is not None}
         arrays = {name: np.array([value], DTYPES[name]) for name, value in given.items()}
-        return self.infer_stage("world_generation", protocol, **arrays)
+        return self.infer_model("world_generation", protocol, **arrays)
 
-    def infer_stage(self, model: str, protocol: str = "grpc", **arrays: np.ndarray) -> dict[str, Any]:
+    def infer_stage(self, stage: str, **arrays: np.ndarray) -> dict[str, Any]:
+        """A stage alone, for a job that lives that long."""
+        with self.job() as job:
+            return self.infer_model(stage, parameters={JOB: job}, **arrays)
+
+    def infer_model(
+        self, model: str, protocol: str = "grpc", *, parameters: dict[str, Any] | None = None, **arrays: np.ndarray
+    ) -> dict[str, Any]:
         triton = TRITON[protocol]
         with triton.InferenceServerClient(self.url_of(protocol)) as client:
-            result = client.infer(model, [tensor(triton, name, values) for name, values in arrays.items()])
+            inputs = [tensor(triton, name, values) for name, values in arrays.items()]
+            result = client.infer(model, inputs, parameters=parameters)
             outputs = result.get_response(as_json=True) if protocol == "grpc" else result.get_response()
             return {output["name"]: result.as_numpy(output["name"]) for output in outputs["outputs"]}
 
@@ -115,14 +124,13 @@ class PipelineServer(Server):
 
     def blocks(self, guardrail: str, category: str) -> float:
         """How many requests the metrics count."""
-        found = [
-            value
-            for name, value in self.metrics().items()
-            if name.startswith("cosmos_guardrail_blocks{")
-            and f'guardrail="{guardrail}"' in name
-            and f'category="{category}"' in name
-        ]
-        return sum(found)
+        return self.counted("cosmos_guardrail_blocks", guardrail=guardrail, category=category)
+
+    def counted(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series that have these labels, one a process."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        found = {key: value for key, value in self.metrics().items() if key.startswith(f"{name}{{")}
+        return sum(value for key, value in found.items() if all(label in key for label in wanted))
 
 
 def tensor(triton: Any, name: str, values: np.ndarray) -> Any:

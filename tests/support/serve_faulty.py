@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.stage_settings import StageSettings
+from cosmos_triton.serving.addresses import Addresses
 from cosmos_triton.serving.run_directory import model_repository
 from cosmos_triton.serving.serve_repository import serve_repository
-from cosmos_triton.serving.triton_server import Addresses
 
 HERE = Path(__file__).parent
 REPLACED = {

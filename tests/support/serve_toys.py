@@ -9,8 +9,8 @@ from pathlib import Path
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import CosmosError
 from cosmos_triton.runtime.stage_settings import StageSettings
+from cosmos_triton.serving.addresses import Addresses
 from cosmos_triton.serving.serve_repository import serve_repository
-from cosmos_triton.serving.triton_server import Addresses
 
 parser = argparse.ArgumentParser()
 parser.add_argument("repository", type=Path)

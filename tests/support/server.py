@@ -12,11 +12,12 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cosmos_triton.pipeline.job_files import JobFiles, new_job_id
 from cosmos_triton.runtime.processes import is_alive
 from cosmos_triton.serving.ports import free_ports
 from cosmos_triton.serving.processes import arguments_of, children_of
@@ -134,6 +135,12 @@ class Server:
         (pid,) = self._children("/tritonserver")
         return pid
 
+    @property
+    def front_pid(self) -> int:
+        """Of the process that clients connect to."""
+        (pid,) = self._children("cosmos_triton.serving.front")
+        return pid
+
     def reaper_pids(self) -> list[int]:
         """Of the process that cleans up when `serve` is killed; none while it is started again."""
         return self._children("reaper")
@@ -159,6 +166,16 @@ class Server:
         path = f"/models/{model}/1/model.py"
         children = children_of(self.triton_pid)
         return [pid for pid in children if any(given.endswith(path) for given in arguments_of(pid))]
+
+    @contextmanager
+    def job(self) -> Iterator[str]:
+        """The id of a living job, as the pipeline makes one: with it a stage can be called alone."""
+        files, job = JobFiles(self.run_dir / "jobs"), new_job_id()
+        files.begin(job)
+        try:
+            yield job
+        finally:
+            files.end(job)
 
     def left_processes(self) -> list[list[str]]:
         """Command lines of living processes that were started for this run directory."""

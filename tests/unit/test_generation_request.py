@@ -73,7 +73,8 @@ def test_prompt_is_required_where_it_is_used_and_bounded_in_bytes() -> None:
     longest = "é" * (MAX_PROMPT_BYTES // 2)
     assert GenerationRequest.checked(TEXT, prompt=longest).prompt == longest
     empty = [(prompt, "empty") for prompt in ("", " \t\n", "\u200b \ufeff\u2060", "\x00\x07", "\u00ad\u3000")]
-    for prompt, named in (*empty, (None, "missing"), (longest + "e", "100001 bytes")):
+    long = [(prompt, "100001 bytes") for prompt in (longest + "e", " " * 100_001)]
+    for prompt, named in (*empty, (None, "missing"), *long):
         with pytest.raises(InvalidValue) as caught:
             GenerationRequest.checked(TEXT, prompt=prompt)
         assert str(caught.value).startswith(f"prompt: value {named}; accepted: ")

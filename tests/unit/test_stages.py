@@ -26,6 +26,7 @@ TOY = "upscaler"
 ROW = f"""\
         StageSpec(
             "{TOY}",
+            inputs=stage_inputs.clip_tokens,
             outputs=("video",),
             networks=("discrete_decoder",),
             graphs=("discrete_decoder",),

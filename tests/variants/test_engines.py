@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import av
@@ -17,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import tritonclient.grpc
 from onnx import numpy_helper
 
 from cosmos_triton.cli.main import main
@@ -30,7 +27,7 @@ from cosmos_triton.runtime.stages import GRAPHS, STAGES
 from cosmos_triton.serving import backend_choice
 from cosmos_triton.serving.backend_choice import choose_backends, parse_backends
 from cosmos_triton.serving.run_directory import model_repository, read_config, render
-from support.pipeline_server import PROMPT, SERVE, PipelineServer, tensor
+from support.pipeline_server import PROMPT, SERVE, PipelineServer
 
 DEPLOYMENT = DEPLOYMENTS["tiny-video2world"]
 STAGE_OF = {graph: stage for stage, graphs in GRAPHS.items() for graph in graphs}
@@ -222,16 +219,16 @@ def test_each_stage_gives_the_same_tensors_in_onnx_runtime(server: PipelineServe
     prompt = np.array([[PROMPT.encode()]], dtype=np.object_)
     answers: list[dict[str, np.ndarray]] = []
     for each in (server, video2world):
-        stage = partial(stage_output, each)
-        context = stage("text_encoder", "context", prompt=prompt)
-        video = stage("diffusion_decoder", "video", tokens=tokens, context=context)
+        stage = each.infer_stage
+        context = stage("text_encoder", prompt=prompt)["context"]
+        video = stage("diffusion_decoder", tokens=tokens, context=context)["video"]
         answers.append(
             {
-                "tokens": stage("video_tokenizer_encoder", "tokens", frames=frames),
+                "tokens": stage("video_tokenizer_encoder", frames=frames)["tokens"],
                 "context": context,
-                "coarse video": stage("video_tokenizer_decoder", "video", tokens=tokens[0]),
+                "coarse video": stage("video_tokenizer_decoder", tokens=tokens[0])["video"],
                 "video": video,
-                "guarded video": stage("video_guardrail", "video", video=video[0]),
+                "guarded video": stage("video_guardrail", video=video[0])["video"],
             }
         )
     ours, theirs = answers
@@ -240,19 +237,6 @@ def test_each_stage_gives_the_same_tensors_in_onnx_runtime(server: PipelineServe
     for name, pixels in ours.items():
         assert pixels.std() > 1
         assert np.abs(pixels.astype(int) - theirs[name].astype(int)).max() <= PIXEL_TOLERANCE, name
-
-
-def stage_output(server: PipelineServer, model: str, output: str, **arrays: np.ndarray) -> np.ndarray:
-    """Of one stage, as the pipeline calls it: for a job."""
-    job = secrets.token_hex(16)
-    file = server.run_dir / "jobs" / job
-    file.touch()
-    try:
-        with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-            inputs = [tensor(tritonclient.grpc, name, values) for name, values in arrays.items()]
-            return client.infer(model, inputs, parameters={"job": job}).as_numpy(output)
-    finally:
-        file.unlink()
 
 
 def frames_of(video: bytes) -> np.ndarray:

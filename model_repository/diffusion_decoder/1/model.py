@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
-from cosmos_triton.pipeline.tensors import array, optional_array
+from cosmos_triton.pipeline.stage import Stage
+from cosmos_triton.pipeline.tensors import array
 from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.frames import to_uint8
 
@@ -21,6 +21,7 @@ class TritonPythonModel:
     def initialize(self, args):
         start_heartbeat()
         settings = Settings.for_networks(args)
+        self.stage = Stage(settings)
         self.placement = settings.placement()
         loader = settings.loader(self.placement)
         self.jobs, self.device, self.frames = settings.jobs, settings.device, settings.deployment.frames
@@ -34,18 +35,17 @@ class TritonPythonModel:
 
     @at_work
     def execute(self, requests):
-        return answer_each("diffusion_decoder", requests, self.decode)
+        return self.stage.answer_each(requests, self.decode)
 
-    def decode(self, request):
+    def decode(self, call):
         """uint8 video [1, 33, H, W, 3], and seconds of an evaluation, the first one left out."""
-        job = self.jobs.of(request)
         ends = []
 
         def on_step(done, total):
             ends.append(time.monotonic())
-            self.jobs.report(job, "diffusion_decoder", done, total)
+            self.jobs.report(call.job, "diffusion_decoder", done, total)
 
-        tokens, given = torch.from_numpy(array(request, "tokens")), optional_array(request, "context")
+        tokens, given = torch.from_numpy(array(call.inputs, "tokens")), call.inputs.get("context")
         context = self.generic_context[None] if given is None else torch.from_numpy(given)
         with self.placement.on_device():
             video = self.decoder.decode(

@@ -4,7 +4,8 @@ import resource
 
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline.responses import answer_each
+from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.stage import Stage
 from cosmos_triton.pipeline.tensors import array, json_tensor, scalar
 from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.decode import decode
@@ -18,16 +19,17 @@ MEMORY_BYTES = 2 << 30
 class TritonPythonModel:
     def initialize(self, args):
         start_heartbeat()
+        self.stage = Stage(Settings.read(args))
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, hard))
 
     @at_work
     def execute(self, requests):
-        return answer_each("media_decoder", requests, decode_media)
+        return self.stage.answer_each(requests, decode_media)
 
 
-def decode_media(request):
-    decoded = decode(array(request, "visual_input")[0], scalar(request, "num_input_frames"))
+def decode_media(call):
+    decoded = decode(array(call.inputs, "visual_input")[0], scalar(call.inputs, "num_input_frames"))
     height, width = decoded.size
     info: dict[str, object] = {
         "kind": decoded.kind,

@@ -4,8 +4,8 @@ import torch
 import triton_python_backend_utils as pb
 
 from cosmos_triton.guardrail.video_guardrail import VideoGuardrail
-from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.stage import Stage
 from cosmos_triton.pipeline.tensors import array, string_tensor
 from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 
@@ -14,6 +14,7 @@ class TritonPythonModel:
     def initialize(self, args):
         start_heartbeat()
         settings = Settings.for_networks(args)
+        self.stage = Stage(settings)
         self.placement = settings.placement()
         self.guardrail = VideoGuardrail.load(
             settings.checkpoint_dir, settings.deployment, self.placement, settings.exported
@@ -24,9 +25,9 @@ class TritonPythonModel:
 
     @at_work
     def execute(self, requests):
-        with self.placement.on_device():
-            return answer_each("video_guardrail", requests, self.apply)
+        return self.stage.answer_each(requests, self.apply)
 
-    def apply(self, request):
-        frames, judgement = self.guardrail.apply(torch.from_numpy(array(request, "video")))
+    def apply(self, call):
+        with self.placement.on_device():
+            frames, judgement = self.guardrail.apply(torch.from_numpy(array(call.inputs, "video")))
         return [pb.Tensor("video", frames.numpy()), string_tensor("verdict", judgement.to_json())]

@@ -3,8 +3,8 @@
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
+from cosmos_triton.pipeline.stage import Stage
 from cosmos_triton.pipeline.tensors import array
 from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.frames import to_uint8, to_unit_range
@@ -15,7 +15,8 @@ class TritonPythonModel:
     def initialize(self, args):
         start_heartbeat()
         settings = Settings.for_networks(args)
-        self.jobs, self.device = settings.jobs, settings.device
+        self.stage = Stage(settings)
+        self.device = settings.device
         self.placement = settings.placement()
         self.decoder = settings.loader(self.placement).discrete_decoder()
         clip, config = settings.deployment, self.decoder.config
@@ -25,11 +26,10 @@ class TritonPythonModel:
 
     @at_work
     def execute(self, requests):
-        with self.placement.on_device():
-            return answer_each("video_tokenizer_decoder", requests, self.decode)
+        return self.stage.answer_each(requests, self.decode)
 
-    def decode(self, request):
-        self.jobs.of(request)  # raises unless the pipeline calls, which runs the guardrail on the video
-        tokens = torch.from_numpy(array(request, "tokens")).to(self.device)  # [5, h, w]
-        video = to_unit_range(decode_tokens(self.decoder, tokens[None]).float())[0]
-        return [pb.Tensor("video", to_uint8(video).cpu().numpy())]
+    def decode(self, call):
+        with self.placement.on_device():
+            tokens = torch.from_numpy(array(call.inputs, "tokens")).to(self.device)  # [5, h, w]
+            video = to_unit_range(decode_tokens(self.decoder, tokens[None]).float())[0]
+            return [pb.Tensor("video", to_uint8(video).cpu().numpy())]

@@ -3,9 +3,9 @@
 import torch
 import triton_python_backend_utils as pb
 
-from cosmos_triton.pipeline.responses import answer_each
 from cosmos_triton.pipeline.settings import Settings
-from cosmos_triton.pipeline.tensors import array, optional_array
+from cosmos_triton.pipeline.stage import Stage
+from cosmos_triton.pipeline.tensors import array
 from cosmos_triton.runtime.generation_request import INPUT_FRAMES
 from cosmos_triton.runtime.heartbeat import at_work, start_heartbeat
 from cosmos_triton.runtime.media.fit import SQUARE, pixel_aspect_of
@@ -17,6 +17,7 @@ class TritonPythonModel:
     def initialize(self, args):
         start_heartbeat()
         settings = Settings.for_networks(args)
+        self.stage = Stage(settings)
         self.size = (settings.deployment.height, settings.deployment.width)
         self.device = settings.device
         self.placement = settings.placement()
@@ -29,13 +30,13 @@ class TritonPythonModel:
 
     @at_work
     def execute(self, requests):
-        with self.placement.on_device():
-            return answer_each("video_tokenizer_encoder", requests, self.encode)
+        return self.stage.answer_each(requests, self.encode)
 
-    def encode(self, request):
-        terms = optional_array(request, "pixel_aspect")
+    def encode(self, call):
+        terms = call.inputs.get("pixel_aspect")
         aspect = SQUARE if terms is None else pixel_aspect_of(terms.tolist())
-        return [pb.Tensor("tokens", self.tokens(torch.from_numpy(array(request, "frames")), aspect))]
+        with self.placement.on_device():
+            return [pb.Tensor("tokens", self.tokens(torch.from_numpy(array(call.inputs, "frames")), aspect))]
 
     def tokens(self, frames, pixel_aspect=SQUARE):
         """uint8 frames [T, H, W, 3] -> tokens [t, h, w]."""
