@@ -36,9 +36,16 @@ from cosmos_triton.networks import diffusion_transformer, tokenizer
 from cosmos_triton.networks.diffusion_transformer import MLP_RATIO, PATCH, DiffusionConfig, DiffusionTransformer
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, TokenizerConfig
 from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder
-from cosmos_triton.runtime.diffusion.sampler import Denoiser, GuidedOutputs, guided_denoise, guided_outputs
+from cosmos_triton.runtime.diffusion.sampler import (
+    Denoiser,
+    GuidedOutputs,
+    MultistepSampler,
+    guided_denoise,
+    guided_outputs,
+)
 from cosmos_triton.runtime.diffusion.windows import WINDOW
 from cosmos_triton.runtime.fp8_support import supported_precisions
+from cosmos_triton.runtime.releases import COSMOS_1_0
 from cosmos_triton.runtime.residency import Placement
 from cosmos_triton.runtime.stage_loader import place_denoiser
 from cosmos_triton.runtime.stages import FP8_PRECISIONS
@@ -221,7 +228,7 @@ def clip_call(network: Denoiser, decoder: Any, grid: tuple[int, int], device: st
     context = torch.randn(1, TEXT_TOKENS, network.config.context_dim, device=device)
     shape = (1, decoder.config.latent_channels, WINDOW, 1, 1)
     scale = LatentStatistics(torch.zeros(shape, device=device), torch.ones(shape, device=device))
-    stage = DiffusionDecoder(network, decoder, scale)
+    stage = DiffusionDecoder(network, decoder, scale, MultistepSampler(), COSMOS_1_0.noise_seed)
     return lambda: stage.decode(tokens, context, frames=FRAMES)
 
 

@@ -29,12 +29,12 @@ from cosmos_triton.runtime.backends.graphs import FOLDER, ONNXRUNTIME, ExportedS
 from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
-from cosmos_triton.runtime.diffusion.sampler import SamplerSettings
+from cosmos_triton.runtime.releases import COSMOS_1_0
 from cosmos_triton.runtime.stages import GRAPHS
 
 FRAMES = 33
 CALLS = {  # a clip; 1 for the others
-    "denoising_step": SamplerSettings().steps + 1,
+    "denoising_step": COSMOS_1_0.evaluations,
     "content_classifier": math.ceil(FRAMES / 8),
     "face_detector": math.ceil(FRAMES / 8),
 }
@@ -45,7 +45,9 @@ def torch_network(graph: str, deployment: Deployment, checkpoint_dir: Path) -> A
     if not isinstance(spec.source, LazyWeights):
         return spec.source.load(checkpoint_dir, deployment, "cpu")
     config = spec.source.presets[spec.network_name(deployment)]
-    return load_network(spec.source.build, config, checkpoint_dir / spec.source.file, dtype=torch.float32)
+    return load_network(
+        spec.source.build, config, checkpoint_dir / spec.source.file(deployment.release), dtype=torch.float32
+    )
 
 
 def seconds_of(call: Any) -> float:

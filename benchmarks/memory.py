@@ -45,6 +45,7 @@ from cosmos_triton.planning.stage_options import LIBRARY_WORKSPACE, StagePlan, c
 from cosmos_triton.planning.units import GB, MIB
 from cosmos_triton.runtime.ar.decoder import ARRequest, Decoder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.releases import COSMOS_1_0
 from cosmos_triton.runtime.residency import Placement, limit_gpu_memory
 from cosmos_triton.runtime.stage_loader import place_ar_decoder
 from cosmos_triton.runtime.stages import STAGES
@@ -231,7 +232,7 @@ def compare(plan: MemoryPlan, stage: StagePlan, device: str) -> dict[str, float]
     """Seconds as planned and with resident weights."""
     seconds = {}
     for form in (stage, replace(stage, mode="resident")):
-        process = StageProcess(plan, form, device, evaluations=STAGES[stage.stage].evaluations)
+        process = StageProcess(plan, form, device, evaluations=STAGES[stage.stage].evaluations(COSMOS_1_0))
         seconds[form.mode] = process.measure()["seconds"]
         process.close()
     return seconds

@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipConfig
 
 from cosmos_triton.cli.main import main
-from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS
+from cosmos_triton.export.checkpoints.catalogue import checkpoints_of
 from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
 from cosmos_triton.networks.siglip import PRESETS
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.releases import COSMOS_1_0, WEIGHTS
 
-IN_FP32 = (paths.VIDEO_SAFETY_ENCODER, paths.VIDEO_SAFETY, paths.FACE_DETECTOR)  # all others: bfloat16
-LLAMA = f"{paths.TEXT_SAFETY}/{paths.WEIGHTS}"
+IN_FP32 = (COSMOS_1_0.video_safety_encoder, COSMOS_1_0.video_safety, COSMOS_1_0.face_detector)  # all others: bfloat16
+LLAMA = f"{COSMOS_1_0.text_safety}/{WEIGHTS}"
 # Channels of LlamaGuard's residual stream that no layer writes to: always set, and set after `safe`.
 ALWAYS, SAID_SAFE = 0, 1
 
@@ -37,23 +37,23 @@ def write_random_checkpoints(directory: Path, deployment: Deployment) -> None:
             if main(["checkpoints", step, str(directory)]):
                 raise SystemExit(f"checkpoints {step} failed")
     if deployment.is_video2world and not deployment.is_tiny:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory / paths.TEXT_SAFETY)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory / COSMOS_1_0.text_safety)
         llama = LlamaConfig(  # of 7B, by default
             max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
         )
-        (directory / paths.TEXT_SAFETY / "config.json").write_text(llama.to_json_string(use_diff=False))
-    siglip = directory / paths.VIDEO_SAFETY_ENCODER
+        (directory / COSMOS_1_0.text_safety / "config.json").write_text(llama.to_json_string(use_diff=False))
+    siglip = directory / COSMOS_1_0.video_safety_encoder
     siglip.mkdir(parents=True, exist_ok=True)
     config = SiglipConfig(vision_config=PRESETS[deployment.video_safety].to_dict())
     (siglip / "config.json").write_text(config.to_json_string(use_diff=False))
-    targets = [checkpoint.target for checkpoint in CHECKPOINTS if checkpoint.needed_by(deployment)]
+    targets = [checkpoint.target for checkpoint in checkpoints_of(COSMOS_1_0) if checkpoint.needed_by(deployment)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # torch has threads, which do not survive a fork
         list(pool.map(write_random_file, [directory] * len(targets), targets, [deployment] * len(targets)))
 
 
 def write_random_file(directory: Path, target: str, deployment: Deployment) -> None:
     """Write one converted file."""
-    checkpoint = next(checkpoint for checkpoint in CHECKPOINTS if checkpoint.target == target)
+    checkpoint = next(checkpoint for checkpoint in checkpoints_of(COSMOS_1_0) if checkpoint.target == target)
     dtype = torch.float32 if target.startswith(IN_FP32) else torch.bfloat16
     with torch.device("meta"):
         tensors = {
@@ -64,8 +64,8 @@ def write_random_file(directory: Path, target: str, deployment: Deployment) -> N
     passes_all = passes_everything(directory, target)
 
     def value(name: str, tensor: Tensor) -> Tensor:
-        is_class_head = target == paths.FACE_DETECTOR and name.startswith("ClassHead")
-        if tensor.ndim < 2 or target == paths.VIDEO_SAFETY or is_class_head:  # norms are the identity
+        is_class_head = target == COSMOS_1_0.face_detector and name.startswith("ClassHead")
+        if tensor.ndim < 2 or target == COSMOS_1_0.video_safety or is_class_head:  # norms are the identity
             ones = name.endswith(("norm.weight", "std", "running_var")) or (tensor.ndim == 1 and "weight" in name)
             filled = torch.full(tensor.shape, int(ones), dtype=tensor.dtype)
         else:
@@ -100,8 +100,10 @@ def passes_everything(directory: Path, target: str) -> Callable[[str, Tensor], N
             weight[safe, ALWAYS], weight[end, SAID_SAFE] = 10, 20
 
     if target == LLAMA:
-        tokenizer = json.loads((directory / paths.TEXT_SAFETY / "tokenizer.json").read_text())
+        tokenizer = json.loads((directory / COSMOS_1_0.text_safety / "tokenizer.json").read_text())
         ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
         safe, end = ids["safe"], ids["</s>"]
         return safe_prompts
-    return {paths.VIDEO_SAFETY: safe_frames, paths.FACE_DETECTOR: no_faces}.get(target, lambda name, weight: None)
+    return {COSMOS_1_0.video_safety: safe_frames, COSMOS_1_0.face_detector: no_faces}.get(
+        target, lambda name, weight: None
+    )

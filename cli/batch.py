@@ -43,7 +43,7 @@ class Batch:
     path: the batch file, for messages
     parameters: parameters of every line, without the prompt
     folder: folder of the videos and the results
-    deployment: the server's deployment; a video of another one is generated again
+    deployment: the model that the server runs; a video of another one is generated again
     concurrency: requests in flight
     retry_seconds: how long a line is retried while the server is busy or unreachable
     """

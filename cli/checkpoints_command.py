@@ -6,11 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from cosmos_triton.cli.commands import Commands
+from cosmos_triton.cli.commands import Commands, add_release, release_of
 from cosmos_triton.cli.files import check_folder
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
-
-DOWNLOADABLE = [deployment.name for deployment in DEPLOYMENTS.values() if not deployment.is_tiny]
 
 
 def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -32,6 +30,7 @@ def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     tiny.add_argument("directory", type=Path, metavar="DIR")
     tiny.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
+    add_release(tiny)
 
     download = _add_step(
         steps,
@@ -42,8 +41,14 @@ def add_checkpoints(commands: Commands[argparse.ArgumentParser]) -> None:
         "is checked first. Run it again to resume an interrupted download.",
         example="cosmos-triton checkpoints download --deployment 4b --to checkpoints",
     )
-    download.add_argument("--deployment", choices=DOWNLOADABLE, required=True)
+    download.add_argument(
+        "--deployment",
+        choices=list(DEPLOYMENTS),
+        required=True,
+        help="a tiny one only from a hub of your own that has it; otherwise `tiny` makes it",
+    )
     download.add_argument("--to", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints")
+    add_release(download)
 
     convert = _add_step(
         steps,
@@ -81,6 +86,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory", type=Path, nargs="?", default=Path("checkpoints"), metavar="DIR", help="default: checkpoints"
     )
+    add_release(parser)
 
 
 # Each step imports torch itself, so that other commands start without it.
@@ -90,7 +96,7 @@ def _tiny(args: argparse.Namespace) -> int:
     from cosmos_triton.tiny.checkpoint_tree import write_tiny_tree
 
     check_folder("DIR", args.directory)
-    write_tiny_tree(args.directory, seed=args.seed)
+    write_tiny_tree(args.directory, release_of(args.directory, args.release), seed=args.seed)
     return 0
 
 
@@ -98,7 +104,7 @@ def _download(args: argparse.Namespace) -> int:
     from cosmos_triton.export.checkpoints.download import download
 
     check_folder("--to", args.to)
-    download(args.to, DEPLOYMENTS[args.deployment])
+    download(args.to, DEPLOYMENTS[args.deployment].of(release_of(args.to, args.release)))
     return 0
 
 
@@ -106,7 +112,7 @@ def _convert(args: argparse.Namespace) -> int:
     from cosmos_triton.export.checkpoints.convert import convert
 
     check_folder("DIR", args.directory)
-    problems = convert(args.directory)
+    problems = convert(args.directory, release_of(args.directory, args.release))
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -115,4 +121,5 @@ def _convert(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from cosmos_triton.export.checkpoints.verify import verify
 
-    return 0 if verify(args.directory, deployment=args.deployment) else 1
+    release = release_of(args.directory, args.release)
+    return 0 if verify(args.directory, release, deployment=args.deployment) else 1

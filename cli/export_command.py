@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cosmos_triton.cli.commands import Commands
+from cosmos_triton.cli.commands import Commands, add_release, release_of
 from cosmos_triton.cli.files import check_folder
 from cosmos_triton.runtime.backends.graphs import FOLDER
-from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.stages import GRAPHS, STAGES
 
 
@@ -58,6 +58,7 @@ def _add_kind(
     parser = kinds.add_parser(name, help=help, description=description)
     parser.set_defaults(run=run)
     parser.add_argument("--deployment", choices=list(DEPLOYMENTS), required=True)
+    add_release(parser)
     parser.add_argument("--stage", choices=list(GRAPHS), help="default: every stage that the deployment has")
     parser.add_argument(
         "--checkpoint-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints"
@@ -66,6 +67,10 @@ def _add_kind(
         "--output", type=Path, metavar="DIR", help=f"default: {FOLDER} in the checkpoint directory, where serve looks"
     )
     return parser
+
+
+def _deployment(args: argparse.Namespace) -> Deployment:
+    return DEPLOYMENTS[args.deployment].of(release_of(args.checkpoint_dir, args.release))
 
 
 def _stages(args: argparse.Namespace) -> list[str]:
@@ -89,7 +94,7 @@ def _onnx(args: argparse.Namespace) -> int:
 
     root = _root(args)
     for stage in _stages(args):
-        export_onnx(stage, DEPLOYMENTS[args.deployment], args.checkpoint_dir, root)
+        export_onnx(stage, _deployment(args), args.checkpoint_dir, root)
     return 0
 
 
@@ -100,7 +105,7 @@ def _tensorrt(args: argparse.Namespace) -> int:
     for stage in _stages(args):
         export_tensorrt(
             stage,
-            DEPLOYMENTS[args.deployment],
+            _deployment(args),
             args.checkpoint_dir,
             root,
             precision=args.precision,

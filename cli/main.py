@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     accept_any_character()
     parser = argparse.ArgumentParser(
-        prog="cosmos-triton", description="Cosmos-1.0 autoregressive world models, served by Triton."
+        prog="cosmos-triton", description="Cosmos autoregressive world models, served by Triton."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     checkpoints_command.add_checkpoints(commands)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from cosmos_triton.cli.commands import Commands
+from cosmos_triton.cli.commands import Commands, add_release
 from cosmos_triton.planning.gpu_memory import AUTO, read_gpu_memory
 from cosmos_triton.planning.memory_plan import plan_memory
 from cosmos_triton.planning.plan_report import as_json, as_text
 from cosmos_triton.planning.precision_choice import parse_precisions
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import InvalidValue
+from cosmos_triton.runtime.releases import COSMOS_1_0, RELEASES
 from cosmos_triton.runtime.stages import PRECISIONS
 
 MODES = """\
@@ -66,6 +67,7 @@ def add_plan(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.set_defaults(run=_plan)
     parser.add_argument("--deployment", choices=list(DEPLOYMENTS), required=True)
+    add_release(parser, "cosmos-1.0")
     add_gpu_memory(parser, without="without a GPU, give a number")
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -75,6 +77,7 @@ def _plan(args: argparse.Namespace) -> int:
     if gpu_memory is None:
         raise InvalidValue("--gpu-memory", args.gpu_memory, "GB, since this machine has no GPU")
     precisions = parse_precisions(args.precision)
-    plan = plan_memory(DEPLOYMENTS[args.deployment], gpu_memory, weights_8bit=args.weights_8bit, precisions=precisions)
+    deployment = DEPLOYMENTS[args.deployment].of(RELEASES[args.release or COSMOS_1_0.name])
+    plan = plan_memory(deployment, gpu_memory, weights_8bit=args.weights_8bit, precisions=precisions)
     print(json.dumps(as_json(plan), indent=2) if args.json else as_text(plan))
     return 0 if plan.fits else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cosmos_triton.cli.commands import Commands
+from cosmos_triton.cli.commands import Commands, add_release, release_of
 from cosmos_triton.cli.plan_command import add_gpu_memory
 from cosmos_triton.runtime.ar.speculation import MAX_WINDOW
 from cosmos_triton.runtime.backends.graphs import BACKENDS
@@ -26,6 +26,7 @@ def add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--checkpoint-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints"
     )
+    add_release(parser)
     add_gpu_memory(parser, without="without a GPU, there is no plan")
     parser.add_argument(
         "--speculation",
@@ -72,7 +73,7 @@ def _serve(args: argparse.Namespace) -> int:
     from cosmos_triton.serving.serve import serve
 
     return serve(
-        DEPLOYMENTS[args.deployment],
+        DEPLOYMENTS[args.deployment].of(release_of(args.checkpoint_dir, args.release)),
         checkpoint_dir=args.checkpoint_dir,
         backends=parse_backends(args.engine),
         gpu_memory=args.gpu_memory,

@@ -17,6 +17,7 @@ from cosmos_triton.client.errors import InvalidInput, ServerFailed
 from cosmos_triton.client.tensors import Parameters
 from cosmos_triton.client.world_client import WorldClient
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.releases import RELEASES
 
 # Memory flags of the scripts, which the server's memory plan replaces.
 _OFFLOAD_FLAGS = (
@@ -87,6 +88,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disable_diffusion_decoder", action="store_true", help="decode with the discrete tokenizer")
     parser.add_argument("--ar_model_dir", metavar="NAME", help="the model that the server must run")
     parser.add_argument("--checkpoint_dir", metavar="DIR", help="ignored; the server has its own")
+    parser.add_argument("--num_gpus", type=int, metavar="N", help="ignored; the server has its own")
+    parser.add_argument("--disable_guardrail", action="store_true", help="refused; guardrails cannot be disabled")
     for flag in _OFFLOAD_FLAGS:
         parser.add_argument(flag, action="store_true", help="ignored; the server plans its memory")
     parser.add_argument(
@@ -128,7 +131,7 @@ def _run_batch(args: argparse.Namespace, client: WorldClient, deployment: Deploy
         lines=lines,
         parameters=_parameters(args),
         folder=args.video_save_folder,
-        deployment=deployment.name,
+        deployment=deployment.ar_folder,
         concurrency=args.concurrency,
     ).run(client)
 
@@ -162,6 +165,8 @@ def _check_combination(args: argparse.Namespace) -> None:
         raise InvalidInput("give --input_image_or_video_path for one video, or --batch_input_path for a batch")
     if args.is_video2world and _is_batch(args) == (args.prompt is not None):
         raise InvalidInput("give --prompt for one video; in a batch each line has its own")
+    if args.disable_guardrail:
+        raise InvalidInput("--disable_guardrail: value given; accepted: none, since guardrails cannot be disabled")
     if args.concurrency < 1:
         raise InvalidInput(f"--concurrency: value {args.concurrency}; accepted: 1 and more")
 
@@ -175,6 +180,8 @@ def _warn_about_unused(args: argparse.Namespace) -> None:
         )
     if args.checkpoint_dir:
         print("--checkpoint_dir: not used, the server has its own: see `cosmos-triton serve`", file=sys.stderr)
+    if args.num_gpus is not None:
+        print("--num_gpus: not used, the server has GPUs of its own: see `cosmos-triton serve`", file=sys.stderr)
 
 
 def _deployment_of(client: WorldClient, args: argparse.Namespace) -> Deployment:
@@ -187,7 +194,10 @@ def _deployment_of(client: WorldClient, args: argparse.Namespace) -> Deployment:
     name = client.deployment()
     if name not in DEPLOYMENTS:
         raise ServerFailed(f"the server runs a deployment {name!r}, which this client does not know")
-    deployment = DEPLOYMENTS[name]
+    release = client.release()
+    if release not in RELEASES:
+        raise ServerFailed(f"the server runs a release {release!r}, which this client does not know")
+    deployment = DEPLOYMENTS[name].of(RELEASES[release])
     if args.ar_model_dir and Path(args.ar_model_dir).name != deployment.ar_folder:
         raise InvalidInput(f"--ar_model_dir: value {args.ar_model_dir}; accepted: {deployment.ar_folder}, the server's")
     if args.is_video2world != deployment.is_video2world:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, Self, Unpack
 
 from cosmos_triton.client.errors import GuardrailBlocked, InvalidInput, ServerFailed
 from cosmos_triton.client.tensors import Parameters, Tensor, request_tensors
+from cosmos_triton.runtime.releases import COSMOS_1_0
 
 ProtocolName = Literal["grpc", "http"]
 
@@ -124,6 +125,14 @@ class WorldClient:
         if "deployment" not in parameters:
             raise ServerFailed("the server's world_generation names no deployment")
         return parameters["deployment"]
+
+    def release(self) -> str:
+        """The release of the models that the server runs, such as `predict1`.
+
+        Raises:
+            ServerBusy, ServerUnreachable: as for `generate`.
+        """
+        return self._transport.model_parameters().get("release", COSMOS_1_0.name)
 
     def close(self) -> None:
         """Disconnect. Requests in flight are cancelled: they raise Cancelled in their threads."""

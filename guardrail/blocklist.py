@@ -22,9 +22,9 @@ from cosmos_triton.guardrail.lemmas import WordNet
 from cosmos_triton.guardrail.readings import TooManyLayersError, readings, spelled_out
 from cosmos_triton.guardrail.spellings import PLACEHOLDER, LookAlikes
 from cosmos_triton.guardrail.verdict import Verdict
+from cosmos_triton.runtime.releases import COSMOS_1_0, Release
 
 LISTS = ("custom", "whitelist", "exact_match")  # folders of the released blocklist
-NEAR_MATCH_MIN_CHARS = 4  # shorter entries of `exact_match` match as whole words only
 SPELLED_OUT_MIN_CHARS = 3  # A B is no way to write AB
 REVERSED_MIN_CHARS = 4  # many shorter words are abbreviations or units backwards
 _WORD = re.compile(r"[\w@$*'\"]{2,}", re.ASCII)
@@ -37,7 +37,10 @@ class Violation(Enum):
     CUSTOM = "custom", "the prompt has a blocked word, or one that looks like it"
     WHOLE_WORD = "whole_word", "the prompt has a blocked word"
     NEAR_MATCH = "near_match", "the prompt has a word that resembles a blocked one"
-    MISSPELT = "misspelt", "the prompt has what may be a blocked word with a letter missing, exchanged or swapped"
+    MISSPELT = (
+        "misspelt",
+        "the prompt has what may be a blocked word with a letter added, missing, exchanged or swapped",
+    )
     SPELLED_OUT = "spelled_out", "the prompt spells out a blocked word letter by letter"
     REVERSED = "reversed", "the prompt has a blocked word written backwards"
     ENCODED = "encoded", "the prompt is encoded several times over and cannot be read"
@@ -55,6 +58,7 @@ class Blocklist:
         is_word: whether a lower-case word is English. Such a word is never taken for a misspelt blocked word; neither
             is a whitelisted one.
         near_match_min_chars: shorter entries of `exact_match` match as whole words only.
+        near_match_letters: an entry of n letters has a near match where difflib's ratio is (n - letters) / n or more.
     """
 
     name = "blocklist"
@@ -67,7 +71,8 @@ class Blocklist:
         exact_match: Iterable[str],
         lemmatize: Callable[[str], str],
         is_word: Callable[[str], bool],
-        near_match_min_chars: int = NEAR_MATCH_MIN_CHARS,
+        near_match_min_chars: int = COSMOS_1_0.near_match_min_chars,
+        near_match_letters: float = COSMOS_1_0.near_match_letters,
     ) -> None:
         self.whitelist = frozenset(_entries(whitelist))
         self.exact_match = _entries(exact_match)
@@ -79,11 +84,13 @@ class Blocklist:
         listed = [*custom, *(entry for entry in self.exact_match if entry not in self.whitelist)]
         self._spelled_out = LookAlikes(_spelled_out_entries(listed))
         self._reversed = LookAlikes(_reversed_entries(listed))
+        self._near_match_letters = near_match_letters
         self._near = NearMatches(entry for entry in self.exact_match if len(entry) >= near_match_min_chars)
 
     @classmethod
-    def from_folder(cls, folder: Path, nltk_data: Path) -> Blocklist:
+    def from_folder(cls, folder: Path, nltk_data: Path, release: Release = COSMOS_1_0) -> Blocklist:
         """Read the lists from all files in `folder`/custom, /whitelist and /exact_match, and WordNet from `nltk_data`.
+        The thresholds are those of `release`.
 
         Raises:
             ValueError: the custom or the exact-match list is empty, so the installation is broken.
@@ -100,6 +107,8 @@ class Blocklist:
             exact_match=lists["exact_match"],
             lemmatize=wordnet.lemma,
             is_word=wordnet.is_word,
+            near_match_min_chars=release.near_match_min_chars,
+            near_match_letters=release.near_match_letters,
         )
 
     def judge(self, prompt: str) -> Verdict:
@@ -140,13 +149,18 @@ class Blocklist:
         for entry in self.exact_match:
             if entry in text and re.search(rf"(?<!\w){re.escape(entry)}(?!\w)", text):
                 return Violation.WHOLE_WORD
-            if entry in near:
+            if entry in near and self._admits_inserted_letter(entry):
                 return Violation.NEAR_MATCH
         stripped = [word.strip(string.punctuation) for word in words]
         for window in self._near.misspelt([word for word in stripped if word]):
             if not all(word in self.whitelist or self.is_word(word) for word in window.split()):
                 return Violation.MISSPELT
         return None
+
+    def _admits_inserted_letter(self, entry: str) -> bool:
+        """Whether the entry with a letter inserted is a near match: the ratio is 2n / (2n + 1)."""
+        n = len(entry)
+        return self._near_match_letters * (2 * n + 1) >= n
 
     def _disguised(self, text: str) -> Violation | None:
         """Match words spelled out or backwards in lower-case text. What is English as it stands is not backwards."""
@@ -164,8 +178,8 @@ class Blocklist:
 class NearMatches:
     """Finds entries with one typo, in windows of as many neighbouring words as an entry has.
 
-    The reference finds inserted letters only: difflib's ratio of an entry of n letters and its misspelling is then at
-    least (n - 0.5) / n, and less for a letter deleted or substituted.
+    The reference finds inserted letters only, and in Predict1 not even those: difflib's ratio is less for a letter
+    deleted or substituted.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
@@ -185,13 +199,14 @@ class NearMatches:
         return found
 
     def misspelt(self, words: list[str]) -> Iterator[str]:
-        """The windows that are an entry with a letter deleted or substituted, or two neighbours transposed."""
-        for width, window in self._windows(words, extra_letters=0):
+        """The windows that are an entry with a letter inserted, deleted or substituted, or two neighbours swapped."""
+        for width, window in self._windows(words, extra_letters=1):
             deletions, entries = self._deletions[width], self._entries[width]
+            has_insertion = any(shorter in entries for _, shorter in _deletions(window))
             has_deletion = any((position, window) in deletions for position in range(len(window) + 1))
             has_substitution = any(deletion in deletions for deletion in _deletions(window))
             has_transposition = any(transposed in entries for transposed in _transpositions(window))
-            if has_deletion or has_substitution or has_transposition:
+            if has_insertion or has_deletion or has_substitution or has_transposition:
                 yield window
 
     def _windows(self, words: list[str], *, extra_letters: int) -> Iterator[tuple[int, str]]:

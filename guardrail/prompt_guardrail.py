@@ -14,7 +14,7 @@ from cosmos_triton.guardrail.blocklist import Blocklist
 from cosmos_triton.guardrail.judgement import Judgement
 from cosmos_triton.guardrail.policy import Policy
 from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, run_check
-from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.releases import Release
 from cosmos_triton.runtime.residency import Placement
 
 
@@ -41,16 +41,18 @@ class PromptGuardrail:
         self.check_seconds = check_seconds
 
     @classmethod
-    def load(cls, checkpoint_dir: Path, placement: Placement) -> PromptGuardrail:
+    def load(cls, checkpoint_dir: Path, release: Release, placement: Placement) -> PromptGuardrail:
         """The blocklist and Aegis, which runs in bf16 on a GPU and in fp32 on a CPU.
 
         Raises:
             CheckpointError, OSError, ValueError: a file is missing or broken.
         """
-        policy = Policy.read(checkpoint_dir / paths.POLICY)
-        blocklist = Blocklist.from_folder(checkpoint_dir / paths.BLOCKLIST, checkpoint_dir / paths.NLTK_DATA)
+        policy = Policy.read(checkpoint_dir / release.policy)
+        blocklist = Blocklist.from_folder(
+            checkpoint_dir / release.blocklist, checkpoint_dir / release.nltk_data, release
+        )
         dtype = torch.float32 if placement.device == "cpu" else torch.bfloat16
-        aegis = Aegis.load(checkpoint_dir / paths.TEXT_SAFETY, policy, device=placement.load_device, dtype=dtype)
+        aegis = Aegis.load(checkpoint_dir / release.text_safety, policy, device=placement.load_device, dtype=dtype)
         placement.put(aegis.model, aegis.model.model.layers)
         return cls((blocklist, aegis), policy)
 

@@ -15,7 +15,6 @@ from cosmos_triton.guardrail.verdict import CHECK_SECONDS, Verdict, run_check
 from cosmos_triton.networks import retinaface, video_safety
 from cosmos_triton.networks.retinaface import RetinaFace, RetinaFaceConfig
 from cosmos_triton.networks.video_safety import ContentClassifier, ContentClassifierConfig, VideoSafety
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.backends.backend import Runnable, open_graph
 from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.checkpoints import load_network
@@ -54,12 +53,14 @@ class VideoGuardrail:
         config = retinaface.PRESETS[deployment.face_detector]
         if exported:
             classes = video_safety.PRESETS[deployment.video_safety].classes
-            side = SiglipVisionConfig.from_pretrained(checkpoint_dir / paths.VIDEO_SAFETY_ENCODER).image_size
+            side = SiglipVisionConfig.from_pretrained(
+                checkpoint_dir / deployment.release.video_safety_encoder
+            ).image_size
             classifier_config = ContentClassifierConfig(side, classes)
             classifier = open_graph(exported, "content_classifier", classifier_config, placement.device)
             detector = open_graph(exported, "face_detector", config, placement.device)
         else:
-            device, file = placement.load_device, checkpoint_dir / paths.FACE_DETECTOR
+            device, file = placement.load_device, checkpoint_dir / deployment.release.face_detector
             module = load_content_classifier(checkpoint_dir, deployment, device)
             classifier = placement.put(module, module.encoder.encoder.layers)
             detector = placement.put(load_network(RetinaFace, config, file, dtype=torch.float32, device=device))
@@ -94,9 +95,9 @@ def load_content_classifier(checkpoint_dir: Path, deployment: Deployment, device
     head = load_network(
         VideoSafety,
         video_safety.PRESETS[deployment.video_safety],
-        checkpoint_dir / paths.VIDEO_SAFETY,
+        checkpoint_dir / deployment.release.video_safety,
         dtype=torch.float32,
         device=device,
     )
-    encoder = load_encoder(checkpoint_dir / paths.VIDEO_SAFETY_ENCODER).to(device)
+    encoder = load_encoder(checkpoint_dir / deployment.release.video_safety_encoder).to(device)
     return ContentClassifier(encoder, head).requires_grad_(False).eval()

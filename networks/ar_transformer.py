@@ -1,4 +1,4 @@
-"""The autoregressive transformer of the Cosmos-1.0 world models, over an external KV cache.
+"""The autoregressive transformer of the Cosmos world models, over an external KV cache.
 
 One forward extends every slot of the cache by Q query tokens, each slot at its own position: Q is 1 in plain decoding,
 the window in speculative decoding, and the chunk length in a prefill.

@@ -53,6 +53,8 @@ class Job:
             "warnings": [],
             "job": self.label,
             "deployment": self.deployment.name,
+            "release": self.deployment.release.name,
+            "sampler": None,  # until the diffusion decoder has run
             "versions": {"cosmos-triton": VERSION},
             "parameters": self.request.parameters(),
         }

@@ -119,10 +119,11 @@ class Orchestrator:
 
     async def _decode_by_diffusion(self, job: Job, clip: Array, context: Array | None) -> Array:
         """The video, uint8 [33, H, W, 3], by the diffusion decoder."""
-        batch = {"tokens": clip[None]}
+        batch = {"tokens": clip[None], "seed": np.array([[job.request.seed]], np.int64)}
         if context is not None:
             batch["context"] = context[None]
         outputs = await self._calls.call(job, "diffusion_decoder", batch)
+        job.report["sampler"] = job.deployment.release.sampler
         job.report["seconds_per_evaluation"] = round(outputs["seconds_per_evaluation"].item(), 4)
         return outputs["video"][0]
 

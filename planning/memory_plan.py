@@ -18,7 +18,7 @@ from functools import cache
 from cosmos_triton.planning.footprints import FOOTPRINTS, footprint_key
 from cosmos_triton.planning.stage_options import StagePlan, context_bytes, stage_options
 from cosmos_triton.planning.units import GB, MIB
-from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
+from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.stages import STAGES, Precision
 
 SERVER_CONTEXT = 520 * MIB  # CUDA context of the server itself, which loads no kernels; measured on an H200
@@ -87,7 +87,7 @@ def plan_memory(
         precisions: of stages that are to have one whatever the memory.
     """
     budget = int(gpu_memory_gb * GB) // MIB * MIB
-    combinations = _pareto_plans(deployment.name, weights_8bit, tuple((precisions or {}).items()))
+    combinations = _pareto_plans(deployment, weights_8bit, tuple((precisions or {}).items()))
     plans = [MemoryPlan(deployment.name, budget, stages) for stages in combinations]
     fitting = [plan for plan in plans if plan.fits]
     if fitting:
@@ -97,21 +97,22 @@ def plan_memory(
 
 @cache
 def _pareto_plans(
-    deployment_name: str, weights_8bit: bool, precisions: tuple[tuple[str, Precision], ...]
+    deployment: Deployment, weights_8bit: bool, precisions: tuple[tuple[str, Precision], ...]
 ) -> list[tuple[StagePlan, ...]]:
     """Every Pareto-optimal combination of the stages' options, whatever the budget.
 
     The objectives are resident bytes, the largest workspace, and seconds. All three only grow with a further stage, so
     dominated prefixes are dropped after each.
     """
-    deployment = DEPLOYMENTS[deployment_name]
     front = [_Candidate((), 0, 0, 0.0)]
     for spec in STAGES.values():
         if not spec.networks or not spec.is_in(deployment):
             continue
         networks = [FOOTPRINTS[footprint_key(deployment, kind)] for kind in spec.networks]
         precision = dict(precisions).get(spec.name)
-        options = list(stage_options(spec, networks, weights_8bit=weights_8bit, precision=precision))
+        options = list(
+            stage_options(spec, networks, release=deployment.release, weights_8bit=weights_8bit, precision=precision)
+        )
         if deployment.is_tiny:  # it runs on a CPU anyway, where it does what it would do within a GPU's memory
             options = [option for option in options if option.mode != "cpu"]
         front = _pareto_front([candidate.extended(option) for candidate in front for option in options])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from cosmos_triton.planning.footprints import Footprint
 from cosmos_triton.planning.units import MIB
+from cosmos_triton.runtime.releases import Release
 from cosmos_triton.runtime.stages import FP8_PRECISIONS, Mode, Precision, StageSpec
 
 LIBRARY_WORKSPACE = 128 * MIB  # of cuBLAS and cuDNN while a stage works
@@ -73,6 +74,7 @@ def stage_options(
     spec: StageSpec,
     networks: Sequence[Footprint],
     *,
+    release: Release,
     weights_8bit: bool,
     precision: Precision | None = None,
     cost: CostModel = MID_RANGE_GPU,
@@ -96,20 +98,20 @@ def stage_options(
         return
     for batch in spec.batch_sizes:
         for precision, form in forms:
-            yield from _batch_options(spec, form, precision, batch, cost)
+            yield from _batch_options(spec, form, precision, batch, spec.evaluations(release), cost)
     if spec.runs_on_cpu:
         seconds = sum(network.flops for network in networks) / cost.cpu_flops + cost.batch_seconds
         yield StagePlan(spec.name, "cpu", "fp32", resident_bytes=0, workspace_bytes=0, seconds=seconds)
 
 
 def _batch_options(
-    spec: StageSpec, networks: Sequence[Footprint], precision: Precision, batch: int, cost: CostModel
+    spec: StageSpec, networks: Sequence[Footprint], precision: Precision, batch: int, evaluations: int, cost: CostModel
 ) -> Iterator[StagePlan]:
     """A stage whose requests the server batches: resident, streamed, offloaded."""
     first, *others = networks
     weights, context = sum(network.weights for network in networks), context_bytes(spec)
-    passes = spec.evaluations * spec.weight_passes + spec.generated_tokens
-    seconds = (first.flops * spec.evaluations + sum(network.flops for network in others)) / cost.gpu_flops
+    passes = evaluations * spec.weight_passes + spec.generated_tokens
+    seconds = (first.flops * evaluations + sum(network.flops for network in others)) / cost.gpu_flops
     seconds += spec.generated_tokens * first.weights / cost.bandwidth
     active = _workspace(max(first.activations * batch, *(network.activations for network in others), 0))
     overhead = cost.batch_seconds / batch

@@ -22,24 +22,6 @@ from cosmos_triton.runtime.mapped_file import SafetensorsFile, Shapes
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 
-# Converted files and folders, relative to the checkpoint directory.
-DISCRETE_ENCODER = "Cosmos-1.0-Tokenizer-DV8x16x16/encoder.safetensors"
-DISCRETE_DECODER = "Cosmos-1.0-Tokenizer-DV8x16x16/decoder.safetensors"
-CONTINUOUS_ENCODER = "Cosmos-1.0-Tokenizer-CV8x8x8/encoder.safetensors"
-CONTINUOUS_DECODER = "Cosmos-1.0-Tokenizer-CV8x8x8/decoder.safetensors"
-LATENT_STATISTICS = "Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.safetensors"  # mean and std, [256]
-DIFFUSION_DECODER = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/model.safetensors"
-GENERIC_PROMPT = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8/aux_vars.safetensors"  # context, [1, 512, C]
-TEXT_ENCODER = "google-t5/t5-11b/encoder"  # and tokenizer.json
-BLOCKLIST = "Cosmos-1.0-Guardrail/blocklist"  # word lists
-NLTK_DATA = "Cosmos-1.0-Guardrail/blocklist/nltk_data"  # and an unpacked WordNet
-TEXT_SAFETY = "Cosmos-1.0-Guardrail/aegis/merged"  # LlamaGuard with the Aegis adapter merged, and its tokenizer
-POLICY = "Cosmos-1.0-Guardrail/aegis/policy.txt"  # optional, written by the operator
-VIDEO_SAFETY_ENCODER = "Cosmos-1.0-Guardrail/video_content_safety_filter/siglip"  # SigLIP's vision tower
-VIDEO_SAFETY = "Cosmos-1.0-Guardrail/video_content_safety_filter/safety_filter.safetensors"
-FACE_DETECTOR = "Cosmos-1.0-Guardrail/face_blur_filter/Resnet50_Final.safetensors"
-WEIGHTS = "model.safetensors"  # in each of the folders above, and in the folder of an autoregressive model
-
 
 def load_network(
     build: Callable[[Config], Network],

@@ -6,19 +6,23 @@ No torch here: the client reads names and defaults from this table.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
+
+from cosmos_triton.runtime.releases import COSMOS_1_0, Release
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """One autoregressive model and the networks around it, each named by its preset in `networks/`.
 
-    A generated clip has `frames` frames of `height` x `width` pixels, whatever the input's size.
+    `ar_model` is the model's name in every release, such as `4B`. A generated clip has `frames` frames of `height` x
+    `width` pixels, whatever the input's size.
     """
 
     name: str
     ar_preset: str
-    ar_folder: str
+    ar_model: str
     is_video2world: bool
     top_p: float
     frames: int = 33
@@ -30,6 +34,16 @@ class Deployment:
     text_encoder: str = "t5-11b"
     video_safety: str = "siglip-so400m"
     face_detector: str = "resnet50"
+    release: Release = COSMOS_1_0
+
+    def of(self, release: Release) -> Self:
+        """The same deployment with the files and settings of `release`."""
+        return replace(self, release=release)
+
+    @property
+    def ar_folder(self) -> str:
+        """The folder of the autoregressive model in a checkpoint directory."""
+        return self.release.ar_models.format(self.ar_model)
 
     @property
     def is_tiny(self) -> bool:
@@ -37,16 +51,15 @@ class Deployment:
         return self.name.startswith("tiny")
 
 
-def _released(name: str, *, suffix: str, top_p: float, is_video2world: bool = False) -> Deployment:
-    folder = f"Cosmos-1.0-Autoregressive-{suffix}"
-    return Deployment(name, name, folder, is_video2world=is_video2world, top_p=top_p)
+def _released(name: str, ar_model: str, *, top_p: float, is_video2world: bool = False) -> Deployment:
+    return Deployment(name, name, ar_model, is_video2world=is_video2world, top_p=top_p)
 
 
-def _tiny(name: str, *, suffix: str, is_video2world: bool = False) -> Deployment:
+def _tiny(name: str, ar_model: str, *, is_video2world: bool = False) -> Deployment:
     return Deployment(
         name,
         name,
-        f"Cosmos-1.0-Autoregressive-{suffix}",
+        ar_model,
         is_video2world=is_video2world,
         top_p=0.8,
         height=160,
@@ -60,15 +73,16 @@ def _tiny(name: str, *, suffix: str, is_video2world: bool = False) -> Deployment
     )
 
 
+# With the files of Cosmos-1.0.
 DEPLOYMENTS: dict[str, Deployment] = {
     deployment.name: deployment
     for deployment in (
-        _released("4b", suffix="4B", top_p=0.8),
-        _released("12b", suffix="12B", top_p=0.9),
-        _released("5b-video2world", suffix="5B-Video2World", top_p=0.7, is_video2world=True),
-        _released("13b-video2world", suffix="13B-Video2World", top_p=0.8, is_video2world=True),
-        _tiny("tiny", suffix="tiny"),
-        _tiny("tiny-video2world", suffix="tiny-Video2World", is_video2world=True),
+        _released("4b", "4B", top_p=0.8),
+        _released("12b", "12B", top_p=0.9),
+        _released("5b-video2world", "5B-Video2World", top_p=0.7, is_video2world=True),
+        _released("13b-video2world", "13B-Video2World", top_p=0.8, is_video2world=True),
+        _tiny("tiny", "tiny"),
+        _tiny("tiny-video2world", "tiny-Video2World", is_video2world=True),
     )
 }
 

@@ -146,13 +146,14 @@ def clip_tokens(deployment: Deployment) -> Inputs:
 
 
 def clip_and_context(deployment: Deployment) -> Inputs:
-    """Tokens of a whole clip [1, t, h, w], and the context [1, E, C]."""
+    """Tokens of a whole clip [1, t, h, w], the context [1, E, C], and the seed [1, 1]."""
     from cosmos_triton.networks import diffusion_transformer  # here, since it imports torch
 
     width = diffusion_transformer.PRESETS[deployment.diffusion_decoder].context_dim
     return {
         "tokens": _tokens(deployment, ONE, _clip_latents(deployment)),
         "context": _context(deployment, width, ONE),
+        "seed": Accepted(np.dtype(np.int64), (ONE, ONE)),
     }
 
 

@@ -15,16 +15,16 @@ from cosmos_triton.networks.ar_transformer import ARTransformer, fuse_projection
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
 from cosmos_triton.networks.int8 import AR_QUANTISED, DIFFUSION_QUANTISED, quantise
 from cosmos_triton.networks.tokenizer import ContinuousDecoder, DiscreteDecoder, DiscreteEncoder, TokenizerConfig
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.ar.decoder import Decoder
 from cosmos_triton.runtime.backends.backend import Runnable, open_graph
 from cosmos_triton.runtime.backends.graphs import ExportedStage
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder
-from cosmos_triton.runtime.diffusion.sampler import Denoiser
+from cosmos_triton.runtime.diffusion.sampler import SAMPLERS, Denoiser
 from cosmos_triton.runtime.fp8_support import require_precision
 from cosmos_triton.runtime.mapped_file import SafetensorsFile
+from cosmos_triton.runtime.releases import WEIGHTS, Release
 from cosmos_triton.runtime.residency import Placement
 from cosmos_triton.runtime.stages import FP8_PRECISIONS, Precision
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics
@@ -103,6 +103,10 @@ class StageLoader:
     precision: Precision = "bf16"
 
     @property
+    def release(self) -> Release:
+        return self.deployment.release
+
+    @property
     def device(self) -> str:
         return self.placement.device
 
@@ -114,9 +118,9 @@ class StageLoader:
         from cosmos_triton.networks import text_encoder  # brings transformers, which takes seconds to import
         from cosmos_triton.runtime.prompt_encoder import PromptEncoder, load_tokenizer
 
-        folder = self.checkpoint_dir / paths.TEXT_ENCODER
+        folder = self.checkpoint_dir / self.release.t5_encoder
         config = text_encoder.PRESETS[self.deployment.text_encoder]
-        file = f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}"
+        file = f"{self.release.t5_encoder}/{WEIGHTS}"
         network: Runnable[Any]
         if self.exported:
             network = open_graph(self.exported, "text_encoder", config, self.device)
@@ -129,20 +133,18 @@ class StageLoader:
         config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
         if self.exported:
             return open_graph(self.exported, "discrete_encoder", config, self.device)
-        return self._place_tokenizer(self._load(DiscreteEncoder, config, paths.DISCRETE_ENCODER))
+        return self._place_tokenizer(self._load(DiscreteEncoder, config, self.release.discrete_encoder))
 
     def discrete_decoder(self) -> Runnable[TokenizerConfig]:
         config = tokenizer.PRESETS[self.deployment.discrete_tokenizer]
         if self.exported:
             return open_graph(self.exported, "discrete_decoder", config, self.device)
-        return self._place_tokenizer(self._load(DiscreteDecoder, config, paths.DISCRETE_DECODER))
+        return self._place_tokenizer(self._load(DiscreteDecoder, config, self.release.discrete_decoder))
 
     def ar_decoder(self, slots: int, window: int) -> Decoder:
         """For `slots` clips, with a speculation window of `window` tokens."""
         config = ar_config.PRESETS[self.deployment.ar_preset]
-        network = self._load(
-            ARTransformer, config, f"{self.deployment.ar_folder}/{paths.WEIGHTS}", eight_bit=AR_QUANTISED
-        )
+        network = self._load(ARTransformer, config, f"{self.deployment.ar_folder}/{WEIGHTS}", eight_bit=AR_QUANTISED)
         return place_ar_decoder(network, self.placement, slots, window)
 
     def diffusion_decoder(self) -> DiffusionDecoder:
@@ -157,19 +159,27 @@ class StageLoader:
             module = self._load(
                 DiffusionTransformer,
                 config,
-                paths.DIFFUSION_DECODER,
+                self.release.diffusion_network,
                 eight_bit=DIFFUSION_QUANTISED,
                 on_cpu=self.precision in FP8_PRECISIONS,
             )
             network = place_denoiser(module, self.placement, self.precision)
-            decoder = self._place_tokenizer(self._load(ContinuousDecoder, tokenizer_config, paths.CONTINUOUS_DECODER))
-        statistics = SafetensorsFile(self.checkpoint_dir / paths.LATENT_STATISTICS)
+            decoder = self._place_tokenizer(
+                self._load(ContinuousDecoder, tokenizer_config, self.release.continuous_decoder)
+            )
+        statistics = SafetensorsFile(self.checkpoint_dir / self.release.latent_statistics)
         mean, std = (statistics.tensor(name).to(self.device) for name in ("mean", "std"))
-        return DiffusionDecoder(network, decoder, LatentStatistics.from_vectors(mean, std, tokenizer_config))
+        return DiffusionDecoder(
+            network,
+            decoder,
+            LatentStatistics.from_vectors(mean, std, tokenizer_config),
+            SAMPLERS[self.release.sampler](),
+            self.release.noise_seed,
+        )
 
     def generic_context(self) -> Tensor:
         """Embedding [512, X] of the prompt that the diffusion decoder sees where the user gives none."""
-        return SafetensorsFile(self.checkpoint_dir / paths.GENERIC_PROMPT).tensor("context")[0].to(self.device)
+        return SafetensorsFile(self.checkpoint_dir / self.release.generic_prompt).tensor("context")[0].to(self.device)
 
     def _place_tokenizer(self, network: Network) -> Network:
         """On a GPU in its fused form."""

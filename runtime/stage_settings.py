@@ -13,6 +13,7 @@ from typing import Any, get_args
 from cosmos_triton.runtime.backends.graphs import BACKENDS
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.errors import InvalidValue
+from cosmos_triton.runtime.releases import RELEASES, Release
 from cosmos_triton.runtime.stages import Mode, Precision
 
 BACKEND_PARAMETER = "engine"  # its name in a configuration, and the option's of `serve`
@@ -23,6 +24,7 @@ NAMES = {"backend": BACKEND_PARAMETER}  # of parameters that are not called like
 class StageSettings:
     """None and 0 mean "not set": what neither a plan nor an option decides is left to config.pbtxt.
 
+    deployment: in two parameters, its name and its release's; without the latter it is of Cosmos-1.0.
     device: "cpu" or "cuda".
     jobs_dir: where stages and pipeline meet, a file a job.
     backend: what runs the stage's networks: torch, onnxruntime or tensorrt.
@@ -53,7 +55,7 @@ class StageSettings:
     def to_parameters(self) -> dict[str, str]:
         """What is set, by the parameter's name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["deployment"] = self.deployment.name
+        values |= {"deployment": self.deployment.name, "release": self.deployment.release.name}
         return {NAMES.get(name, name): str(value) for name, value in values.items() if value}
 
     @classmethod
@@ -73,6 +75,8 @@ class StageSettings:
                 values[field] = read(name, parameters[name])
             elif field in ALWAYS_SET or field in required:
                 raise InvalidValue(name, "missing", "a parameter of the model's configuration")
+        if "release" in parameters:
+            values["deployment"] = values["deployment"].of(_release("release", parameters["release"]))
         return cls(**values)
 
 
@@ -90,6 +94,10 @@ def _one_of(*accepted: str) -> Callable[[str, str], str]:
 
 def _deployment(name: str, text: str) -> Deployment:
     return DEPLOYMENTS[_one_of(*DEPLOYMENTS)(name, text)]
+
+
+def _release(name: str, text: str) -> Release:
+    return RELEASES[_one_of(*RELEASES)(name, text)]
 
 
 def _path(_: str, text: str) -> Path:

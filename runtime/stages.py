@@ -12,6 +12,7 @@ from typing import Literal
 from cosmos_triton.runtime import stage_inputs
 from cosmos_triton.runtime.backends.graphs import ONNXRUNTIME, TORCH
 from cosmos_triton.runtime.deployments import Deployment
+from cosmos_triton.runtime.releases import Release
 
 Mode = Literal["resident", "streamed", "offloaded", "cpu"]
 # fp8: products in e4m3, of the diffusion network alone, which is asked for by name; with fp8-attention, attention too.
@@ -45,7 +46,7 @@ class StageSpec:
         runs_on_cpu: whether its networks may run on the CPU beside a GPU: seconds a clip. A guardrail has a time limit.
         batch_sizes: of the server's dynamic batching, the largest first.
         slots: numbers of KV-cache slots, for a stage that batches its requests itself, step by step.
-        evaluations: runs of the first network a request.
+        runs_sampler: whether its first network runs once for each evaluation of the release's sampler, not once.
         weight_passes: how often one run reads the weights, where it takes its input in several pieces.
         generated_tokens: decoding steps a request, of a network with a KV cache inside of the stage.
         context_mib: memory of its process's CUDA context and loaded kernels, idle or not. Measured on an H200 by
@@ -68,10 +69,14 @@ class StageSpec:
     runs_on_cpu: bool = False
     batch_sizes: tuple[int, ...] = (1,)
     slots: tuple[int, ...] = ()
-    evaluations: int = 1
+    runs_sampler: bool = False
     weight_passes: int = 1
     generated_tokens: int = 0
     context_mib: int = 800
+
+    def evaluations(self, release: Release) -> int:
+        """Runs of the first network a request."""
+        return release.evaluations if self.runs_sampler else 1
 
     def is_in(self, deployment: Deployment) -> bool:
         """Whether the deployment has this stage."""
@@ -128,7 +133,7 @@ STAGES: dict[str, StageSpec] = {
             networks=("diffusion", "continuous_decoder"),
             graphs=("denoising_step", "continuous_decoder"),
             precisions=("bf16", *FP8_PRECISIONS),
-            evaluations=16,
+            runs_sampler=True,
             context_mib=840,
         ),
         StageSpec(

@@ -62,7 +62,7 @@ def choose_backends(
         if backend != TORCH:
             chosen[stage] = exported = ExportedStage.below(checkpoint_dir / FOLDER, stage, backend)
             if problem := unfit(exported, stage, deployment, manifest):
-                command = exported.command(stage, deployment.name, checkpoint_dir)
+                command = exported.command(stage, deployment.name, deployment.release.name, checkpoint_dir)
                 raise BackendError(f"--engine {stage}={backend}: {problem}; make it with: {command}")
             _require_installed(exported, stage)
     if device == "cpu" and find_spec("onnxruntime"):
@@ -90,6 +90,8 @@ def unfit(exported: ExportedStage, stage: str, deployment: Deployment, manifest:
         name = SPECS[graph].network_name(deployment)
         if record.network != name:
             return f"{file}: made of the network {record.network}, and {deployment.name} has {name}"
+        if set(record.weights) != set(SPECS[graph].source.files(deployment.release)):
+            return f"{file}: made of {', '.join(record.weights)}, which are not of {deployment.release.name}"
         for weights, sha256 in record.weights.items():
             if weights in manifest.converted and manifest.converted[weights].sha256 != sha256:
                 return f"{file}: made of other weights than those of {weights}"

@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import T5ForConditionalGeneration
 
+from cosmos_triton.export.checkpoints.catalogue import T5
 from cosmos_triton.networks import ar_config, diffusion_transformer, text_encoder, tokenizer
 from cosmos_triton.networks.ar_transformer import ARTransformer
 from cosmos_triton.networks.diffusion_transformer import DiffusionTransformer
@@ -30,12 +32,8 @@ from cosmos_triton.networks.tokenizer import (
     TokenizerConfig,
 )
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.releases import COSMOS_1_0, Release
 from cosmos_triton.tiny.guardrails import write_guardrails
-
-DISCRETE = "Cosmos-1.0-Tokenizer-DV8x16x16"
-CONTINUOUS = "Cosmos-1.0-Tokenizer-CV8x8x8"
-DIFFUSION = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8"
-T5 = "google-t5/t5-11b"
 
 TINY = [deployment for deployment in DEPLOYMENTS.values() if deployment.is_tiny]
 
@@ -49,17 +47,17 @@ without spilling. forklifts move pallets. trees sway in the wind.
 """
 
 
-def write_tiny_tree(directory: Path, *, seed: int = 0) -> None:
-    """Write all files of the deployments `tiny` and `tiny-video2world`, as they are after a download.
+def write_tiny_tree(directory: Path, release: Release = COSMOS_1_0, *, seed: int = 0) -> None:
+    """Write all files of the deployments `tiny` and `tiny-video2world` of a release, as they are after a download.
 
     Existing files of the same names are replaced. A progress bar goes to stderr.
     """
-    steps: dict[str, Callable[[Path], None]] = {
+    steps: dict[str, Callable[[Path, Release], None]] = {
         "autoregressive models": _write_ar_models,
         "video tokenizers": _write_tokenizers,
         "diffusion decoder": _write_diffusion_decoder,
         "text encoder": _write_text_encoder,
-        "guardrails": lambda directory: write_guardrails(directory, seed=seed),
+        "guardrails": partial(write_guardrails, seed=seed),
     }
     bar = tqdm(steps.items(), desc="tiny checkpoints", unit="part")
     with warnings.catch_warnings():
@@ -68,33 +66,37 @@ def write_tiny_tree(directory: Path, *, seed: int = 0) -> None:
         for name, write in bar:
             bar.set_postfix_str(name)
             torch.manual_seed(seed)  # each part is seeded, so that a change to one does not change the others
-            write(directory)
+            write(directory, release)
 
 
-def _write_ar_models(directory: Path) -> None:
+def _write_ar_models(directory: Path, release: Release) -> None:
     for deployment in TINY:
         config = ar_config.PRESETS[deployment.ar_preset]
         network = ARTransformer(config)
         _initialise(network)
-        folder = _folder(directory, deployment.ar_folder)
+        folder = _folder(directory, deployment.of(release).ar_folder)
         weights = {f"model.{key}": tensor.bfloat16() for key, tensor in network.state_dict().items()}
         torch.save(weights, folder / "model.pt")
         (folder / "config.json").write_text(json.dumps({"model_type": deployment.ar_preset}))
 
 
-def _write_tokenizers(directory: Path) -> None:
+def _write_tokenizers(directory: Path, release: Release) -> None:
     discrete = tokenizer.PRESETS[TINY[0].discrete_tokenizer]
     continuous = tokenizer.PRESETS[TINY[0].continuous_tokenizer]
-    clip = torch.zeros(1, 3, 1, 64, 64)
-    _write_script(directory / DISCRETE / "encoder.jit", _scale_up(DiscreteEncoder(discrete)), clip)
-    _write_script(
-        directory / DISCRETE / "decoder.jit", _scale_down(DiscreteDecoder(discrete)), torch.zeros(1, 1, 4, 4).int()
+    discrete_folder, continuous_folder = (
+        directory / release.discrete_tokenizer,
+        directory / release.continuous_tokenizer,
     )
-    _write_script(directory / CONTINUOUS / "encoder.jit", ContinuousEncoder(continuous), clip)
+    clip = torch.zeros(1, 3, 1, 64, 64)
+    _write_script(discrete_folder / "encoder.jit", _scale_up(DiscreteEncoder(discrete)), clip)
+    _write_script(
+        discrete_folder / "decoder.jit", _scale_down(DiscreteDecoder(discrete)), torch.zeros(1, 1, 4, 4).int()
+    )
+    _write_script(continuous_folder / "encoder.jit", ContinuousEncoder(continuous), clip)
     latents = torch.zeros(1, continuous.latent_channels, 1, 8, 8)
-    _write_script(directory / CONTINUOUS / "decoder.jit", _scale_down(ContinuousDecoder(continuous)), latents)
+    _write_script(continuous_folder / "decoder.jit", _scale_down(ContinuousDecoder(continuous)), latents)
     size = continuous.latent_channels * 16  # for 16 latent frames, of which a chunk uses the first 8
-    torch.save((0.1 * torch.randn(size), 1 + 0.1 * torch.rand(size)), directory / CONTINUOUS / "mean_std.pt")
+    torch.save((0.1 * torch.randn(size), 1 + 0.1 * torch.rand(size)), continuous_folder / "mean_std.pt")
 
 
 def _write_script(path: Path, network: nn.Module, example: Tensor) -> None:
@@ -134,7 +136,7 @@ def _add_captured_constants(network: nn.Module, config: TokenizerConfig) -> None
             network.add_module("quantizer", quantizer)
 
 
-def _write_diffusion_decoder(directory: Path) -> None:
+def _write_diffusion_decoder(directory: Path, release: Release) -> None:
     config = diffusion_transformer.PRESETS[TINY[0].diffusion_decoder]
     network = DiffusionTransformer(config)
     _initialise(network)
@@ -145,7 +147,7 @@ def _write_diffusion_decoder(directory: Path) -> None:
         "logvar.0.phases": torch.rand(128).bfloat16(),
         "logvar.1.weight": torch.randn(1, 128).bfloat16(),
     }
-    folder = _folder(directory, DIFFUSION)
+    folder = _folder(directory, release.diffusion_decoder)
     torch.save(weights, folder / "model.pt")
     context, mask = torch.randn(1, 512, config.context_dim), torch.zeros(1, 512)
     mask[:, :16] = 1
@@ -153,7 +155,7 @@ def _write_diffusion_decoder(directory: Path) -> None:
     torch.save({"context": context.bfloat16(), "context_mask": mask.bfloat16()}, folder / "aux_vars.pt")
 
 
-def _write_text_encoder(directory: Path) -> None:
+def _write_text_encoder(directory: Path, _: Release) -> None:
     """A complete T5, including its decoder, in the legacy torch format, as on the hub."""
     folder, config = _folder(directory, T5), text_encoder.PRESETS["tiny"]
     t5 = text_encoder.t5_config(config)

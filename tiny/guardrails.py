@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cosmos_triton.export.checkpoints.catalogue import AEGIS, GUARDRAIL, LLAMA_GUARD, SIGLIP
+from cosmos_triton.export.checkpoints.catalogue import AEGIS, LLAMA_GUARD, SIGLIP
 from cosmos_triton.guardrail.lemmas import FILES, WORDNET
+from cosmos_triton.runtime.releases import COSMOS_1_0, Release
 from cosmos_triton.tiny.face_detector import draw_test_face, write_face_detector
 from cosmos_triton.tiny.llama_guard import TRIGGER as DANGER_WORD
 from cosmos_triton.tiny.llama_guard import write_adapter, write_llama_guard
@@ -39,9 +40,9 @@ WORD_LISTS = {
 REVISION = "0123456789abcdef0123456789abcdef01234567"  # of the snapshots in the hub caches
 
 
-def write_guardrails(directory: Path, *, seed: int = 0) -> None:
+def write_guardrails(directory: Path, release: Release = COSMOS_1_0, *, seed: int = 0) -> None:
     """Write the guardrails' files, as they are after a download."""
-    guardrail = directory / GUARDRAIL
+    guardrail = directory / release.guardrails
     _write_word_lists(guardrail / "blocklist")
     _write_wordnet(guardrail / "blocklist" / "nltk_data")
     write_llama_guard(directory / LLAMA_GUARD, seed=seed)

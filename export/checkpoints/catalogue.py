@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cosmos_triton.export.checkpoints.huggingface import MODEL_PATTERNS, read_json
-from cosmos_triton.export.checkpoints.released import Find, adapted, torch_file, transformers_folder
+from cosmos_triton.export.checkpoints.huggingface import read_json
+from cosmos_triton.export.checkpoints.released import Find, adapted, first_of, torch_file, transformers_folder
 from cosmos_triton.guardrail import lemmas
 from cosmos_triton.networks import (
     ar_config,
@@ -28,14 +28,13 @@ from cosmos_triton.networks import (
     tokenizer,
     video_safety,
 )
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS, Deployment
 from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.runtime.mapped_file import Shapes
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
+from cosmos_triton.runtime.releases import WEIGHTS, Release
 
-GUARDRAIL = "Cosmos-1.0-Guardrail"
 T5 = "google-t5/t5-11b"
 LLAMA_GUARD = "meta-llama/LlamaGuard-7b"
 AEGIS = "nvidia/Aegis-AI-Content-Safety-LlamaGuard-Defensive-1.0"
@@ -68,7 +67,7 @@ class Checkpoint:
         return {deployment.name: self.shapes(directory, deployment) for deployment in users}
 
 
-def _every(_: Deployment) -> bool:
+def every(_: Deployment) -> bool:
     return True
 
 
@@ -76,11 +75,11 @@ def _none(_: Deployment) -> bool:
     return False
 
 
-def _only(deployment: Deployment) -> NeededBy:
+def only(deployment: Deployment) -> NeededBy:
     return lambda other: other.name == deployment.name
 
 
-def _video2world(deployment: Deployment) -> bool:
+def video2world(deployment: Deployment) -> bool:
     """These encode and check a prompt; the others use the stored embedding of a generic prompt."""
     return deployment.is_video2world
 
@@ -111,14 +110,20 @@ def _t5(_: Path, deployment: Deployment) -> Shapes:
     return _network_shapes(text_encoder.build_text_encoder, text_encoder.PRESETS[deployment.text_encoder])
 
 
-def _llama(directory: Path, _: Deployment) -> Shapes:
-    return _configured(directory / paths.TEXT_SAFETY / "config.json", _build_llama)
+def _llama(folder: str) -> ShapesOf:
+    """As the config.json in `folder` says."""
+    return lambda directory, _: _configured(directory / folder / "config.json", _build_llama)
 
 
-def _siglip(directory: Path, deployment: Deployment) -> Shapes:
-    shapes = _configured(directory / paths.VIDEO_SAFETY_ENCODER / "config.json", _build_siglip)
-    width = video_safety.PRESETS[deployment.video_safety].input_dim
-    return shapes | {"post_layernorm.weight": (width,)}  # the width that the classifier needs
+def _siglip(folder: str) -> ShapesOf:
+    """As the config.json in `folder` says, with the width that the classifier needs."""
+
+    def shapes(directory: Path, deployment: Deployment) -> Shapes:
+        width = video_safety.PRESETS[deployment.video_safety].input_dim
+        found = _configured(directory / folder / "config.json", _build_siglip)
+        return found | {"post_layernorm.weight": (width,)}
+
+    return shapes
 
 
 def _build_llama(config: dict[str, Any]) -> nn.Module:
@@ -150,117 +155,87 @@ def _tokenizer(target: str, build: Callable[[Any], nn.Module], preset_of: Preset
 
 def _ar_model(deployment: Deployment) -> Checkpoint:
     return Checkpoint(
-        f"{deployment.ar_folder}/{paths.WEIGHTS}",
+        f"{deployment.ar_folder}/{WEIGHTS}",
         torch_file(f"{deployment.ar_folder}/model.pt"),
         _preset(ar_transformer.ARTransformer, ar_config.PRESETS, lambda d: d.ar_preset),
-        _only(deployment),
+        only(deployment),
     )
 
 
-_DIFFUSION = "Cosmos-1.0-Diffusion-7B-Decoder-DV8x16x16ToCV8x8x8"
-
-CHECKPOINTS: tuple[Checkpoint, ...] = (
-    *(_ar_model(deployment) for deployment in DEPLOYMENTS.values()),
-    _tokenizer(paths.DISCRETE_ENCODER, tokenizer.DiscreteEncoder, lambda d: d.discrete_tokenizer, _every),
-    _tokenizer(paths.DISCRETE_DECODER, tokenizer.DiscreteDecoder, lambda d: d.discrete_tokenizer, _every),
-    _tokenizer(paths.CONTINUOUS_ENCODER, tokenizer.ContinuousEncoder, lambda d: d.continuous_tokenizer, _none),
-    _tokenizer(paths.CONTINUOUS_DECODER, tokenizer.ContinuousDecoder, lambda d: d.continuous_tokenizer, _every),
-    Checkpoint(
-        paths.LATENT_STATISTICS,
-        torch_file("Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.pt", items=("mean", "std")),
-        _statistics,
-        _every,
-    ),
-    Checkpoint(
-        paths.DIFFUSION_DECODER,
-        torch_file(f"{_DIFFUSION}/model.pt"),
-        _preset(
-            diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, lambda d: d.diffusion_decoder
+def checkpoints_of(release: Release) -> tuple[Checkpoint, ...]:
+    """Every converted file of a release."""
+    return (
+        *(_ar_model(deployment.of(release)) for deployment in DEPLOYMENTS.values()),
+        _tokenizer(release.discrete_encoder, tokenizer.DiscreteEncoder, lambda d: d.discrete_tokenizer, every),
+        _tokenizer(release.discrete_decoder, tokenizer.DiscreteDecoder, lambda d: d.discrete_tokenizer, every),
+        _tokenizer(release.continuous_encoder, tokenizer.ContinuousEncoder, lambda d: d.continuous_tokenizer, _none),
+        _tokenizer(release.continuous_decoder, tokenizer.ContinuousDecoder, lambda d: d.continuous_tokenizer, every),
+        Checkpoint(
+            release.latent_statistics,
+            torch_file(f"{release.continuous_tokenizer}/mean_std.pt", items=("mean", "std")),
+            _statistics,
+            every,
         ),
-        _every,
-    ),
-    Checkpoint(paths.GENERIC_PROMPT, torch_file(f"{_DIFFUSION}/aux_vars.pt"), _context, _every),
-    Checkpoint(
-        f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}",
-        transformers_folder(T5, T5),
-        _t5,
-        _video2world,
-    ),
-    Checkpoint(
-        f"{paths.TEXT_SAFETY}/{paths.WEIGHTS}",
-        adapted(
-            transformers_folder(LLAMA_GUARD, LLAMA_GUARD),
-            f"{GUARDRAIL}/aegis",
-            AEGIS,
+        Checkpoint(
+            release.diffusion_network,
+            torch_file(f"{release.diffusion_decoder}/model.pt"),
+            _preset(
+                diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, lambda d: d.diffusion_decoder
+            ),
+            every,
         ),
-        _llama,
-        _video2world,
-    ),
-    Checkpoint(
-        f"{paths.VIDEO_SAFETY_ENCODER}/{paths.WEIGHTS}",
-        transformers_folder(f"{GUARDRAIL}/video_content_safety_filter", SIGLIP),
-        _siglip,
-        _every,
-    ),
-    Checkpoint(
-        paths.VIDEO_SAFETY,
-        torch_file(f"{GUARDRAIL}/video_content_safety_filter/safety_filter.pt"),
-        _preset(video_safety.VideoSafety, video_safety.PRESETS, lambda d: d.video_safety),
-        _every,
-    ),
-    Checkpoint(
-        paths.FACE_DETECTOR,
-        torch_file(f"{GUARDRAIL}/face_blur_filter/Resnet50_Final.pth"),
-        _preset(retinaface.RetinaFace, retinaface.PRESETS, lambda d: d.face_detector),
-        _every,
-    ),
-)
-
-WORDNET = f"{paths.NLTK_DATA}/{lemmas.WORDNET.as_posix()}"
-# Further files of the prompt guardrail; each pattern must match a file.
-PROMPT_FILES = (
-    f"{paths.BLOCKLIST}/custom/*",
-    f"{paths.BLOCKLIST}/exact_match/*",
-    *(f"{paths.NLTK_DATA}/{file.as_posix()}" for file in lemmas.FILES),
-    f"{paths.TEXT_SAFETY}/tokenizer.*",
-)
+        Checkpoint(release.generic_prompt, torch_file(f"{release.diffusion_decoder}/aux_vars.pt"), _context, every),
+        Checkpoint(
+            f"{release.t5_encoder}/{WEIGHTS}",
+            transformers_folder(T5, T5),
+            _t5,
+            video2world,
+        ),
+        *_guardrails(release),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class HubRepository:
-    """A repository on the Hugging Face hub: its destination folder, and patterns of the wanted files.
+def _guardrails(release: Release) -> tuple[Checkpoint, ...]:
+    folders, filter_folder = release.guardrail_folders, "video_content_safety_filter"
+    llama_guard = transformers_folder(LLAMA_GUARD, LLAMA_GUARD)
+    return (
+        Checkpoint(
+            f"{release.text_safety}/{WEIGHTS}",
+            first_of(folders, lambda folder: adapted(llama_guard, f"{folder}/aegis", AEGIS)),
+            _llama(release.text_safety),
+            video2world,
+        ),
+        Checkpoint(
+            f"{release.video_safety_encoder}/{WEIGHTS}",
+            first_of(folders, lambda folder: transformers_folder(f"{folder}/{filter_folder}", SIGLIP)),
+            _siglip(release.video_safety_encoder),
+            every,
+        ),
+        Checkpoint(
+            release.video_safety,
+            first_of(folders, lambda folder: torch_file(f"{folder}/{filter_folder}/safety_filter.pt")),
+            _preset(video_safety.VideoSafety, video_safety.PRESETS, lambda d: d.video_safety),
+            every,
+        ),
+        Checkpoint(
+            release.face_detector,
+            first_of(folders, lambda folder: torch_file(f"{folder}/face_blur_filter/Resnet50_Final.pth")),
+            _preset(retinaface.RetinaFace, retinaface.PRESETS, lambda d: d.face_detector),
+            every,
+        ),
+    )
 
-    `revision` is resolved to a commit once, which is recorded in the manifest.
-    """
 
-    name: str
-    folder: str
-    wanted: tuple[str, ...]
-    needed_by: NeededBy
-    revision: str = "main"
+def wordnet_of(release: Release) -> str:
+    """The folder of WordNet, which the hub has as an archive of its name."""
+    return f"{release.nltk_data}/{lemmas.WORDNET.as_posix()}"
 
 
-def _cosmos(folder: str, *wanted: str, needed_by: NeededBy = _every) -> HubRepository:
-    return HubRepository(f"nvidia/{folder}", folder, wanted, needed_by)
-
-
-HUB_REPOSITORIES: tuple[HubRepository, ...] = (
-    *(
-        _cosmos(deployment.ar_folder, "model.pt", "config.json", needed_by=_only(deployment))
-        for deployment in DEPLOYMENTS.values()
-        if not deployment.is_tiny
-    ),
-    _cosmos("Cosmos-1.0-Tokenizer-DV8x16x16", "encoder.jit", "decoder.jit"),
-    _cosmos("Cosmos-1.0-Tokenizer-CV8x8x8", "decoder.jit", "mean_std.pt"),
-    _cosmos(_DIFFUSION, "model.pt", "aux_vars.pt"),
-    _cosmos(
-        GUARDRAIL,
-        "blocklist/*",
-        "face_blur_filter/Resnet50_Final.pth",
-        "video_content_safety_filter/safety_filter.pt",
-    ),
-    HubRepository(SIGLIP, f"{GUARDRAIL}/video_content_safety_filter", MODEL_PATTERNS, _every),
-    HubRepository(T5, T5, MODEL_PATTERNS, _video2world),
-    HubRepository(LLAMA_GUARD, LLAMA_GUARD, MODEL_PATTERNS, _video2world),
-    HubRepository(AEGIS, f"{GUARDRAIL}/aegis", MODEL_PATTERNS, _video2world),
-)
+def prompt_files(release: Release) -> tuple[str, ...]:
+    """Further files of the prompt guardrail; each pattern must match a file."""
+    return (
+        f"{release.blocklist}/custom/*",
+        f"{release.blocklist}/exact_match/*",
+        *(f"{release.nltk_data}/{file.as_posix()}" for file in lemmas.FILES),
+        f"{release.text_safety}/tokenizer.*",
+    )

@@ -15,35 +15,35 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS, WORDNET, Checkpoint
+from cosmos_triton.export.checkpoints.catalogue import Checkpoint, checkpoints_of, wordnet_of
 from cosmos_triton.export.checkpoints.manifest import ConvertedRecord, Manifest, replace_file
-from cosmos_triton.export.checkpoints.released import MissingError, Release
+from cosmos_triton.export.checkpoints.released import MissingError, ReleasedFiles
 from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
 from cosmos_triton.runtime.checkpoints import shape_problems, summary
 from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.runtime.mapped_file import Shapes
+from cosmos_triton.runtime.releases import COSMOS_1_0, Release
 
 # Prefixes of tensor names in released files: of an outer dictionary, or of a module that contained the network.
 WRAPPERS = {"state_dict", "model", "module", "net", "vision_model"}
 
 
-def convert(directory: Path) -> list[str]:
-    """Convert new and changed files, and print what was done.
+def convert(directory: Path, release: Release = COSMOS_1_0) -> list[str]:
+    """Convert new and changed files of a release, and print what was done.
 
     Returns:
         A line for each file that could not be converted.
 
     Raises:
-        CheckpointError: there is nothing to convert in `directory`.
+        CheckpointError: there is nothing of the release in `directory`.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such folder")
     manifest = Manifest.read(directory)
     problems, converted, up_to_date = [], 0, 0
-    for checkpoint in CHECKPOINTS:
+    for checkpoint in checkpoints_of(release):
         try:
-            release = checkpoint.find(directory)
-            if _convert_if_changed(checkpoint, release, manifest):
+            if _convert_if_changed(checkpoint, checkpoint.find(directory), manifest):
                 converted += 1
             else:
                 up_to_date += 1
@@ -51,34 +51,37 @@ def convert(directory: Path) -> list[str]:
             up_to_date += (directory / checkpoint.target).is_file()
         except CheckpointError as error:
             problems.append(str(error))
+    _copy_word_lists(directory, release)
     try:
-        _unpack_wordnet(directory)
+        _unpack_wordnet(directory / wordnet_of(release))
     except zipfile.BadZipFile as error:
-        problems.append(f"{directory / WORDNET}.zip: {error}")
+        problems.append(f"{directory / wordnet_of(release)}.zip: {error}")
     if not (converted or up_to_date or problems):
-        raise CheckpointError(f"{directory}: no released files; `cosmos-triton checkpoints download` fetches them")
+        raise CheckpointError(
+            f"{directory}: no released files of {release.name}; `cosmos-triton checkpoints download` fetches them"
+        )
     outcome = {"converted": converted, "up to date": up_to_date, "failed": len(problems)}
     text = ", ".join(f"{count} {what}" for what, count in outcome.items() if count)
     print(text if converted or problems else f"{text}, nothing to do")
     return problems
 
 
-def _convert_if_changed(checkpoint: Checkpoint, release: Release, manifest: Manifest) -> bool:
+def _convert_if_changed(checkpoint: Checkpoint, released: ReleasedFiles, manifest: Manifest) -> bool:
     directory = manifest.directory
-    source_size = sum(path.stat().st_size for path in release.files)
+    source_size = sum(path.stat().st_size for path in released.files)
     with tqdm(total=source_size, desc=checkpoint.target, unit="B", unit_scale=True, leave=False, disable=None) as bar:
         sources = {
-            path.relative_to(directory).as_posix(): manifest.source_sha256(path, bar.update) for path in release.files
+            path.relative_to(directory).as_posix(): manifest.source_sha256(path, bar.update) for path in released.files
         }
         if _is_up_to_date(manifest, checkpoint.target, sources):
             manifest.write()
             return False
         target = directory / checkpoint.target
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in release.companions:
+        for path in released.companions:
             replace_file(target.parent / path.name, path.read_bytes())
-        weights = release.read()
-        tensors = _tensors_of_network(checkpoint, release, weights.tensors, directory)
+        weights = released.read()
+        tensors = _tensors_of_network(checkpoint, released, weights.tensors, directory)
         size = sum(tensor.nbytes for tensor in tensors.values())
         bar.total = source_size + size
         _check_free_space(target.parent, size)
@@ -96,7 +99,7 @@ def _is_up_to_date(manifest: Manifest, target: str, sources: dict[str, str]) -> 
 
 
 def _tensors_of_network(
-    checkpoint: Checkpoint, release: Release, tensors: Mapping[str, Tensor], directory: Path
+    checkpoint: Checkpoint, released: ReleasedFiles, tensors: Mapping[str, Tensor], directory: Path
 ) -> dict[str, Tensor]:
     """The tensors of the network that the file fits, by the network's names.
 
@@ -110,7 +113,7 @@ def _tensors_of_network(
         if not problems:
             return chosen
         attempts.append(problems)
-    raise CheckpointError(f"{release.files[0]}: {summary(min(attempts, key=len))}")
+    raise CheckpointError(f"{released.files[0]}: {summary(min(attempts, key=len))}")
 
 
 def select(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
@@ -125,9 +128,20 @@ def select(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]
     return chosen
 
 
-def _unpack_wordnet(directory: Path) -> None:
+def _copy_word_lists(directory: Path, release: Release) -> None:
+    """The blocklist reads its files as they were released, from the folder of the guardrails alone."""
+    target = directory / release.blocklist
+    found = [directory / folder / target.name for folder in release.guardrail_folders(directory)]
+    source = next((folder for folder in found if folder.is_dir()), target)
+    if source == target:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        shutil.copytree(source, Path(scratch) / target.name).replace(target)
+
+
+def _unpack_wordnet(folder: Path) -> None:
     """NLTK distributes WordNet as an archive; the blocklist reads the unpacked files."""
-    folder = directory / WORDNET
     archive = folder.with_suffix(".zip")
     if folder.exists() or not archive.is_file():
         return

@@ -6,11 +6,12 @@ a process ends. Every run downloads the commits that the first run resolved.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 from tqdm import tqdm
 
-from cosmos_triton.export.checkpoints.catalogue import HUB_REPOSITORIES, HubRepository
 from cosmos_triton.export.checkpoints.hub_errors import HUB_ERRORS, can_pass, explain
-from cosmos_triton.export.checkpoints.manifest import Manifest, sha256_of
+from cosmos_triton.export.checkpoints.hub_repositories import MD5, HubRepository, hub_repositories
+from cosmos_triton.export.checkpoints.manifest import Manifest, hash_file
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.errors import CheckpointError
+from cosmos_triton.runtime.releases import COSMOS_1_0
 
 MAX_ATTEMPTS = 5  # in a row without a new byte
 TIMEOUT_S = 30.0
@@ -32,7 +34,11 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on the hub and its destination; `sha256` is None for small files, which the hub keeps as git blobs."""
+    """A file on the hub and its destination.
+
+    sha256: None for small files, which the hub keeps as git blobs.
+    md5: as published with the release; None where it is not.
+    """
 
     repository: str
     url: str
@@ -40,6 +46,7 @@ class RemoteFile:
     size: int
     git_sha1: str
     sha256: str | None
+    md5: str | None
 
     @property
     def partial(self) -> Path:
@@ -60,7 +67,7 @@ class DownloadPlan:
 
 
 def download(directory: Path, deployment: Deployment) -> None:
-    """Download the released files of `deployment` into `directory`.
+    """Download the released files of `deployment`, of its release, into `directory`.
 
     Raises:
         CheckpointError: before anything is downloaded, a repository is unreachable or not open to this user, or the
@@ -81,60 +88,84 @@ def download(directory: Path, deployment: Deployment) -> None:
             bar.set_description(file.path.name)
             manifest.record_source(file.path, _fetch(file, bar))
             manifest.write()
-    print(f"{len(wanted)} files fetched, {_bytes(size)}; next: cosmos-triton checkpoints convert {directory}")
+    option = "" if deployment.release == COSMOS_1_0 else f" --release {deployment.release.name}"
+    print(f"{len(wanted)} files fetched, {_bytes(size)}; next: cosmos-triton checkpoints convert {directory}{option}")
 
 
 def _preflight(directory: Path, deployment: Deployment, manifest: Manifest) -> list[DownloadPlan]:
     """What to download from every repository. Raises CheckpointError with a line for each that cannot be used."""
     plans, problems = [], []
-    for repository in HUB_REPOSITORIES:
+    md5 = {} if deployment.is_tiny else MD5[deployment.release.name]  # nobody has published a tiny file
+    for repository in hub_repositories(deployment.release):
         if not repository.needed_by(deployment):
             continue
         try:
-            plan = _plan(repository, directory, manifest)
+            plan = _plan(repository, directory, manifest, md5)
         except CheckpointError as error:
-            problems.append(f"{repository.name}: {error}")
+            problems.append(str(error))
             continue
         size = sum(file.size for file in plan.files)
-        print(f"{repository.name}: {len(plan.files)} files, {_bytes(size)}, commit {plan.commit}")
+        print(f"{plan.repository.name}: {len(plan.files)} files, {_bytes(size)}, commit {plan.commit}")
         plans.append(plan)
     if problems:
-        raise CheckpointError("\n".join(problems))
+        raise CheckpointError("\n".join(dict.fromkeys(problems)))  # two plans may need the same repository
     return plans
 
 
-def _plan(repository: HubRepository, directory: Path, manifest: Manifest) -> DownloadPlan:
+def _plan(repository: HubRepository, directory: Path, manifest: Manifest, md5: Mapping[str, str]) -> DownloadPlan:
+    """What to download from a repository, or from its alternative. The message of a CheckpointError begins with the
+    repository's name."""
+    try:
+        return _plan_of(repository, directory, manifest, md5)
+    except _IncompleteError as error:
+        if repository.alternative:
+            return _plan(repository.alternative, directory, manifest, md5)
+        raise CheckpointError(f"{repository.name}: {error}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{repository.name}: {error}") from error
+
+
+class _IncompleteError(CheckpointError):
+    """A repository does not have what is wanted of it."""
+
+
+def _plan_of(repository: HubRepository, directory: Path, manifest: Manifest, md5: Mapping[str, str]) -> DownloadPlan:
     name = repository.name
+    prefix = f"{repository.subfolder}/" if repository.subfolder else ""
+    patterns = [prefix + pattern for pattern in repository.wanted]
     try:
         revision = manifest.revisions.get(name, repository.revision)
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
-        wanted = _wanted(list(siblings), repository.wanted)
-        if not info.sha or not wanted:
-            raise CheckpointError(f"it has none of {', '.join(repository.wanted)}")
+        wanted = _wanted(list(siblings), patterns)
+        is_partial = any(not fnmatch.filter(wanted, pattern) for pattern in patterns)
+        if not info.sha or not wanted or (repository.alternative and is_partial):
+            raise _IncompleteError(f"it has none of {', '.join(patterns)}")
         # The list of files may be public where the files are not: request one.
         HfApi().get_hf_file_metadata(url=hf_hub_url(name, wanted[0], revision=info.sha), timeout=TIMEOUT_S)
     except HUB_ERRORS as error:
         raise CheckpointError(explain(error, name)) from error
 
-    files = [
-        RemoteFile(
+    files = []
+    for path in wanted:
+        target = f"{repository.folder}/{path.removeprefix(prefix)}"
+        file = RemoteFile(
             repository=name,
             url=hf_hub_url(name, path, revision=info.sha),
-            path=directory / repository.folder / path,
+            path=directory / target,
             size=siblings[path].size or 0,
             git_sha1=siblings[path].blob_id or "",
             sha256=lfs.sha256 if (lfs := siblings[path].lfs) else None,
+            md5=md5.get(path if prefix else target),
         )
-        for path in wanted
-    ]
+        files.append(file)
     return DownloadPlan(repository, info.sha, files)
 
 
-def _wanted(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+def _wanted(names: list[str], patterns: Sequence[str]) -> list[str]:
     """Names that match a pattern; of a model in safetensors and in pickles, the safetensors."""
     safe = (name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute())
-    found = sorted(name for name in safe if any(fnmatchcase(name, pattern) for pattern in patterns))
+    found = sorted(name for name in safe if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
     if any(name.endswith(".safetensors") for name in found):
         found = [name for name in found if ".bin" not in name]
     return found
@@ -152,23 +183,30 @@ def _is_here(file: RemoteFile, manifest: Manifest) -> bool:
         return False
     if recorded is not None and recorded.describes(file.path) and file.sha256 is not None:
         return recorded.sha256 == file.sha256
-    sha256, is_intact = _check_content(file, file.path)
-    if is_intact:
+    sha256, problem = _check_content(file, file.path)
+    if not problem:
         manifest.record_source(file.path, sha256)
-    return is_intact
+    return not problem
 
 
-def _check_content(file: RemoteFile, path: Path) -> tuple[str, bool]:
-    """SHA-256 of the file at `path`, and whether it has the hash that the hub names."""
+def _check_content(file: RemoteFile, path: Path) -> tuple[str, str]:
+    """SHA-256 of the file at `path`, and what is wrong with it: not what the hub names, or what was published."""
+    md5 = hashlib.md5(usedforsecurity=False)
     with tqdm(
         total=file.size, desc=f"SHA-256 {path.name}", unit="B", unit_scale=True, leave=False, disable=None
     ) as bar:
-        sha256 = sha256_of(path, bar.update)
+        sha256 = hash_file(path, hashlib.sha256(), *([md5] if file.md5 else []), progress=bar.update)
     if file.sha256 is not None:
-        return sha256, sha256 == file.sha256
-    content = path.read_bytes()  # small: large files have a SHA-256
-    git_sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return sha256, file.git_sha1 in ("", git_sha1)  # mirrors of the hub may omit it
+        is_intact = sha256 == file.sha256
+    else:
+        content = path.read_bytes()  # small: large files have a SHA-256
+        git_sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        is_intact = file.git_sha1 in ("", git_sha1)  # mirrors of the hub may omit it
+    if not is_intact:
+        return sha256, "what arrived is not what the hub names; run again to fetch it anew"
+    if file.md5 and md5.hexdigest() != file.md5:
+        return sha256, f"MD5: value {md5.hexdigest()}; accepted: {file.md5}, as published"
+    return sha256, ""
 
 
 def _check_free_space(directory: Path, size: int) -> None:
@@ -195,10 +233,10 @@ def _fetch(file: RemoteFile, bar: tqdm[Any]) -> str:
             time.sleep(attempts)
         except OSError as error:  # such as a full disk
             raise CheckpointError(f"{file.path}: {error.strerror}; run again to continue") from error
-    sha256, is_intact = _check_content(file, file.partial)
-    if not is_intact:
+    sha256, problem = _check_content(file, file.partial)
+    if problem:
         file.partial.unlink()
-        raise CheckpointError(f"{file.url}: what arrived is not what the hub names; run again to fetch it anew")
+        raise CheckpointError(f"{file.url}: {problem}")
     file.partial.replace(file.path)
     return sha256
 

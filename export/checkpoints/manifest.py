@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cosmos_triton.runtime.errors import CheckpointError
 
@@ -87,12 +88,17 @@ class Manifest:
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
+    return hash_file(path, hashlib.sha256(), progress=progress)
+
+
+def hash_file(path: Path, *digests: Any, progress: Progress) -> str:
+    """Feed a file to hashes of hashlib, in one pass; returns the first one's hexadecimal digest."""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+            for digest in digests:
+                digest.update(chunk)
             progress(len(chunk))
-    return digest.hexdigest()
+    return digests[0].hexdigest()
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -33,7 +33,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleasedFiles:
     """The released files of one converted file."""
 
     files: list[Path]
@@ -42,17 +42,17 @@ class Release:
 
 
 # Searches a checkpoint directory; raises MissingError.
-Find = Callable[[Path], Release]
+Find = Callable[[Path], ReleasedFiles]
 
 
 def torch_file(source: str, *, items: tuple[str, ...] = ()) -> Find:
     """A file written by torch.save or torch.jit.save. `items` names the tensors of a file with a tuple."""
 
-    def find(directory: Path) -> Release:
+    def find(directory: Path) -> ReleasedFiles:
         path = directory / source
         if not path.is_file():
             raise MissingError(source)
-        return Release([path], partial(read, path))
+        return ReleasedFiles([path], partial(read, path))
 
     def read(path: Path) -> Weights:
         tensors = read_torch_file(path)
@@ -64,11 +64,26 @@ def torch_file(source: str, *, items: tuple[str, ...] = ()) -> Find:
 def transformers_folder(folder: str, repository: str) -> Find:
     """A model folder of transformers, plain or as a Hugging Face cache."""
 
-    def find(directory: Path) -> Release:
+    def find(directory: Path) -> ReleasedFiles:
         model = _model_folder(directory, folder, repository, marker="config.json")
         weights = weight_files(model)
         companions = [model / name for name in COMPANIONS if (model / name).is_file()]
-        return Release([*weights, *companions], lambda: Weights(read_weights(weights)), companions)
+        return ReleasedFiles([*weights, *companions], lambda: Weights(read_weights(weights)), companions)
+
+    return find
+
+
+def first_of(folders: Callable[[Path], list[str]], find_in: Callable[[str], Find]) -> Find:
+    """What `find_in` finds in the first of several folders. MissingError names the file in the first choice."""
+
+    def find(directory: Path) -> ReleasedFiles:
+        missing: list[MissingError] = []
+        for folder in folders(directory):
+            try:
+                return find_in(folder)(directory)
+            except MissingError as error:
+                missing.append(error)
+        raise missing[0]
 
     return find
 
@@ -76,13 +91,13 @@ def transformers_folder(folder: str, repository: str) -> Find:
 def adapted(base: Find, folder: str, repository: str) -> Find:
     """The model that `base` finds, with the LoRA adapter of another folder merged into it."""
 
-    def find(directory: Path) -> Release:
+    def find(directory: Path) -> ReleasedFiles:
         adapter = _model_folder(directory, folder, repository, marker=ADAPTER_CONFIG)
         release = base(directory)
         files = [*release.files, adapter / ADAPTER_CONFIG, *weight_files(adapter)]
-        return Release(files, partial(read, release, adapter), release.companions)
+        return ReleasedFiles(files, partial(read, release, adapter), release.companions)
 
-    def read(release: Release, folder: Path) -> Weights:
+    def read(release: ReleasedFiles, folder: Path) -> Weights:
         tensors, adapter = release.read().tensors, read_adapter(folder)
         adapter.check({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         return Weights(tensors, adapter.merge)

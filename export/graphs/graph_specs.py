@@ -17,10 +17,10 @@ from transformers import SiglipVisionConfig
 from cosmos_triton.guardrail.video_guardrail import load_content_classifier
 from cosmos_triton.networks import diffusion_transformer, retinaface, text_encoder, tokenizer
 from cosmos_triton.networks.diffusion_transformer import PATCH
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.deployments import Deployment
 from cosmos_triton.runtime.diffusion.windows import WINDOW
 from cosmos_triton.runtime.prompt_encoder import MAX_TOKENS
+from cosmos_triton.runtime.releases import WEIGHTS, Release
 
 Shapes = list[list[int]]
 Samples = tuple[Tensor, ...]
@@ -40,11 +40,10 @@ class LazyWeights:
 
     build: Callable[[Any], nn.Module]
     presets: dict[str, Any]
-    file: str
+    file: Callable[[Release], str]
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (self.file,)
+    def files(self, release: Release) -> tuple[str, ...]:
+        return (self.file(release),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class LoadedWeights:
     """A network that is loaded the way its stage loads it; for small ones of several files."""
 
     load: Callable[[Path, Deployment, str], nn.Module]
-    files: tuple[str, ...]
+    files: Callable[[Release], tuple[str, ...]]
 
 
 WeightSource = LazyWeights | LoadedWeights
@@ -142,9 +141,9 @@ def _latents(_: Path, deployment: Deployment, batch: int) -> Samples:
     return (_normal(batch, config.latent_channels, config.chunk_latents, *size),)
 
 
-def _squares(directory: Path, _: Deployment, batch: int) -> Samples:
+def _squares(directory: Path, deployment: Deployment, batch: int) -> Samples:
     """Noise, and every other one a checkerboard of yellow and blue, which the tiny classifier takes for unsafe."""
-    side = SiglipVisionConfig.from_pretrained(directory / paths.VIDEO_SAFETY_ENCODER).image_size
+    side = SiglipVisionConfig.from_pretrained(directory / deployment.release.video_safety_encoder).image_size
     pixels = _normal(batch, tokenizer.PIXEL_CHANNELS, side, side).clamp(-1, 1)
     row, column = torch.meshgrid(*[torch.arange(side) * CELLS // side] * 2, indexing="ij")
     sign = 1.0 - 2 * ((row + column) % 2)  # [S, S]
@@ -160,7 +159,7 @@ SPECS: dict[str, GraphSpec] = {
     "text_encoder": GraphSpec(
         network_name=lambda deployment: deployment.text_encoder,
         source=LazyWeights(
-            text_encoder.build_text_encoder, text_encoder.PRESETS, f"{paths.TEXT_ENCODER}/{paths.WEIGHTS}"
+            text_encoder.build_text_encoder, text_encoder.PRESETS, lambda release: f"{release.t5_encoder}/{WEIGHTS}"
         ),
         inputs={"input_ids": BATCH, "attention_mask": BATCH},
         outputs=("hidden_states",),
@@ -169,7 +168,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "discrete_encoder": GraphSpec(
         network_name=lambda deployment: deployment.discrete_tokenizer,
-        source=LazyWeights(tokenizer.DiscreteEncoder, tokenizer.PRESETS, paths.DISCRETE_ENCODER),
+        source=LazyWeights(tokenizer.DiscreteEncoder, tokenizer.PRESETS, lambda release: release.discrete_encoder),
         inputs={"video": {2: "frames"}},
         outputs=("tokens",),
         sample=_input_frames,
@@ -179,7 +178,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "discrete_decoder": GraphSpec(
         network_name=lambda deployment: deployment.discrete_tokenizer,
-        source=LazyWeights(tokenizer.DiscreteDecoder, tokenizer.PRESETS, paths.DISCRETE_DECODER),
+        source=LazyWeights(tokenizer.DiscreteDecoder, tokenizer.PRESETS, lambda release: release.discrete_decoder),
         inputs={"tokens": BATCH},
         outputs=("video",),
         sample=_clip_tokens,
@@ -188,7 +187,9 @@ SPECS: dict[str, GraphSpec] = {
     "denoising_step": GraphSpec(
         network_name=lambda deployment: deployment.diffusion_decoder,
         source=LazyWeights(
-            diffusion_transformer.DiffusionTransformer, diffusion_transformer.PRESETS, paths.DIFFUSION_DECODER
+            diffusion_transformer.DiffusionTransformer,
+            diffusion_transformer.PRESETS,
+            lambda release: release.diffusion_network,
         ),
         inputs={
             "latents": {0: "batch", 3: "height", 4: "width"},
@@ -204,7 +205,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "continuous_decoder": GraphSpec(
         network_name=lambda deployment: deployment.continuous_tokenizer,
-        source=LazyWeights(tokenizer.ContinuousDecoder, tokenizer.PRESETS, paths.CONTINUOUS_DECODER),
+        source=LazyWeights(tokenizer.ContinuousDecoder, tokenizer.PRESETS, lambda release: release.continuous_decoder),
         inputs={"latents": BATCH},
         outputs=("video",),
         sample=_latents,
@@ -213,7 +214,8 @@ SPECS: dict[str, GraphSpec] = {
     "content_classifier": GraphSpec(
         network_name=lambda deployment: deployment.video_safety,
         source=LoadedWeights(
-            load_content_classifier, (f"{paths.VIDEO_SAFETY_ENCODER}/{paths.WEIGHTS}", paths.VIDEO_SAFETY)
+            load_content_classifier,
+            lambda release: (f"{release.video_safety_encoder}/{WEIGHTS}", release.video_safety),
         ),
         inputs={"pixels": BATCH},
         outputs=("logits",),
@@ -222,7 +224,7 @@ SPECS: dict[str, GraphSpec] = {
     ),
     "face_detector": GraphSpec(
         network_name=lambda deployment: deployment.face_detector,
-        source=LazyWeights(retinaface.RetinaFace, retinaface.PRESETS, paths.FACE_DETECTOR),
+        source=LazyWeights(retinaface.RetinaFace, retinaface.PRESETS, lambda release: release.face_detector),
         inputs={"pixels": BATCH},
         outputs=("loc", "conf", "landms"),
         sample=_frames,

@@ -80,7 +80,9 @@ def torch_outputs(
     network: nn.Module
     if isinstance(source, LazyWeights):
         config = source.presets[spec.network_name(deployment)]
-        network = load_network(source.build, config, checkpoint_dir / source.file, dtype=dtype, device=device)
+        network = load_network(
+            source.build, config, checkpoint_dir / source.file(deployment.release), dtype=dtype, device=device
+        )
     else:
         network = source.load(checkpoint_dir, deployment, device).to(dtype)
     outputs = []
@@ -137,7 +139,7 @@ def graph_record(
             for (name, axes), tensor in zip(spec.inputs.items(), sample, strict=True)
         },
         outputs={output.name: _port(output, symbols) for output in graph.output},
-        weights=weight_hashes(spec.source.files, checkpoint_dir),
+        weights=weight_hashes(spec.source.files(deployment.release), checkpoint_dir),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         versions={package: version(package) for package in PACKAGES},
         largest_error=largest_error,

@@ -70,7 +70,7 @@ def _hollow_network(
         return source.load(directory, deployment, "cpu").to(dtype), {}
     with torch.device("meta"):
         network = source.build(source.presets[spec.network_name(deployment)])
-    path = directory / source.file
+    path = directory / source.file(deployment.release)
     file = SafetensorsFile(path)
     if problems := shape_problems(file.shapes, network_shapes(network)):
         raise CheckpointError(f"{path}: {summary(problems)}")

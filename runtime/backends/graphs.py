@@ -112,8 +112,8 @@ class ExportedStage:
         """Whether the graph is complete: its record is written last."""
         return self.file(graph).is_file() and self.record_file(graph).is_file()
 
-    def command(self, stage: str, deployment: str, checkpoint_dir: Path) -> str:
+    def command(self, stage: str, deployment: str, release: str, checkpoint_dir: Path) -> str:
         """The command line that exports them."""
         kind = {ONNXRUNTIME: "onnx", TENSORRT: "tensorrt"}[self.backend]
-        options = f"--stage {stage} --deployment {deployment} --checkpoint-dir {checkpoint_dir}"
+        options = f"--stage {stage} --deployment {deployment} --release {release} --checkpoint-dir {checkpoint_dir}"
         return f"cosmos-triton export {kind} {options}"

@@ -21,13 +21,14 @@ from transformers import LlamaForCausalLM, SiglipVisionModel
 
 from cosmos_triton.cli.main import main
 from cosmos_triton.export.checkpoints import convert as convert_module
-from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS
+from cosmos_triton.export.checkpoints.catalogue import checkpoints_of
 from cosmos_triton.export.checkpoints.convert import convert
 from cosmos_triton.export.checkpoints.manifest import NAME as MANIFEST
 from cosmos_triton.export.checkpoints.safetensors_writer import write_safetensors
-from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
 from support.paths import RELEASED_MANIFESTS
-from support.released_tree import DIFFUSION, GUARDRAIL, ReleasedTree, write_released_tree
+from support.released_tree import DIFFUSION, GUARDRAIL, ReleasedTree, rename_to_predict1, write_released_tree
 
 TINY = "Cosmos-1.0-Autoregressive-tiny"
 ADAPTER = f"{GUARDRAIL}/aegis/models--nvidia--Aegis-AI-Content-Safety-LlamaGuard-Defensive-1.0/snapshots/def"
@@ -38,18 +39,18 @@ LLAMA_GUARD = "meta-llama/LlamaGuard-7b"
 CONVERTED = {
     f"{TINY}/model.pt": f"{TINY}/model.safetensors",
     f"{TINY}-Video2World/model.pt": f"{TINY}-Video2World/model.safetensors",
-    "Cosmos-1.0-Tokenizer-DV8x16x16/encoder.jit": paths.DISCRETE_ENCODER,
-    "Cosmos-1.0-Tokenizer-DV8x16x16/decoder.jit": paths.DISCRETE_DECODER,
-    "Cosmos-1.0-Tokenizer-CV8x8x8/encoder.jit": paths.CONTINUOUS_ENCODER,
-    "Cosmos-1.0-Tokenizer-CV8x8x8/decoder.jit": paths.CONTINUOUS_DECODER,
-    "Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.pt": paths.LATENT_STATISTICS,
-    f"{DIFFUSION}/model.pt": paths.DIFFUSION_DECODER,
-    f"{DIFFUSION}/aux_vars.pt": paths.GENERIC_PROMPT,
-    f"{GUARDRAIL}/video_content_safety_filter/safety_filter.pt": paths.VIDEO_SAFETY,
-    f"{GUARDRAIL}/face_blur_filter/Resnet50_Final.pth": paths.FACE_DETECTOR,
-    f"{SIGLIP}/model.safetensors": f"{paths.VIDEO_SAFETY_ENCODER}/model.safetensors",
-    "google-t5/t5-11b/pytorch_model.bin": f"{paths.TEXT_ENCODER}/model.safetensors",
-    "merged": f"{paths.TEXT_SAFETY}/model.safetensors",
+    "Cosmos-1.0-Tokenizer-DV8x16x16/encoder.jit": COSMOS_1_0.discrete_encoder,
+    "Cosmos-1.0-Tokenizer-DV8x16x16/decoder.jit": COSMOS_1_0.discrete_decoder,
+    "Cosmos-1.0-Tokenizer-CV8x8x8/encoder.jit": COSMOS_1_0.continuous_encoder,
+    "Cosmos-1.0-Tokenizer-CV8x8x8/decoder.jit": COSMOS_1_0.continuous_decoder,
+    "Cosmos-1.0-Tokenizer-CV8x8x8/mean_std.pt": COSMOS_1_0.latent_statistics,
+    f"{DIFFUSION}/model.pt": COSMOS_1_0.diffusion_network,
+    f"{DIFFUSION}/aux_vars.pt": COSMOS_1_0.generic_prompt,
+    f"{GUARDRAIL}/video_content_safety_filter/safety_filter.pt": COSMOS_1_0.video_safety,
+    f"{GUARDRAIL}/face_blur_filter/Resnet50_Final.pth": COSMOS_1_0.face_detector,
+    f"{SIGLIP}/model.safetensors": f"{COSMOS_1_0.video_safety_encoder}/model.safetensors",
+    "google-t5/t5-11b/pytorch_model.bin": f"{COSMOS_1_0.t5_encoder}/model.safetensors",
+    "merged": f"{COSMOS_1_0.text_safety}/model.safetensors",
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -79,7 +80,8 @@ def only(tree: ReleasedTree, *folders: str) -> Path:
 def test_every_converted_file_holds_exactly_the_networks_tensors(tree: ReleasedTree) -> None:
     assert convert(tree.directory) == []
     assert tree.weights.keys() == CONVERTED.keys()
-    assert {checkpoint.target for checkpoint in CHECKPOINTS if "tiny" in checkpoint.target} < set(CONVERTED.values())
+    targets = {checkpoint.target for checkpoint in checkpoints_of(COSMOS_1_0)}
+    assert {target for target in targets if "tiny" in target} < set(CONVERTED.values())
     for source, target in CONVERTED.items():
         found, expected = load_file(tree.directory / target), tree.weights[source]
         assert found.keys() == expected.keys(), target
@@ -169,7 +171,7 @@ def test_one_bad_file_does_not_stop_the_others(tree: ReleasedTree, capsys: pytes
     ]
     assert not (directory / TINY / "model.safetensors").exists()
     assert (directory / f"{TINY}-Video2World" / "model.safetensors").exists()
-    assert (directory / paths.DIFFUSION_DECODER).exists()
+    assert (directory / COSMOS_1_0.diffusion_network).exists()
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "no such folder"), (".", "no released files")])
@@ -208,7 +210,7 @@ def test_the_networks_have_the_keys_and_shapes_of_the_released_files() -> None:
     released = json.loads(gzip.decompress(RELEASED_MANIFESTS.read_bytes()))["files"]
     unused = ("net.pos_embedder.seq", "logvar.", "context_mask")
     checked = 0
-    for checkpoint in CHECKPOINTS:
+    for checkpoint in checkpoints_of(COSMOS_1_0):
         stem = checkpoint.target.removesuffix(".safetensors").replace("t5-11b/encoder/model", "t5-11b (encoder part)")
         name = next((name for name in released if name.startswith(stem)), None)
         if name is None or name.endswith("mean_std.pt"):
@@ -229,18 +231,21 @@ def test_the_networks_have_the_keys_and_shapes_of_the_released_files() -> None:
 
 def test_transformers_loads_the_merged_guard_and_the_vision_tower_without_a_missing_weight(tree: ReleasedTree) -> None:
     convert(tree.directory)
-    for model, folder in ((LlamaForCausalLM, paths.TEXT_SAFETY), (SiglipVisionModel, paths.VIDEO_SAFETY_ENCODER)):
+    for model, folder in (
+        (LlamaForCausalLM, COSMOS_1_0.text_safety),
+        (SiglipVisionModel, COSMOS_1_0.video_safety_encoder),
+    ):
         _, info = model.from_pretrained(
             tree.directory / folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         assert not any(info.values()), (folder, info)
-    assert (tree.directory / paths.TEXT_SAFETY / "tokenizer.json").is_file()
-    assert (tree.directory / paths.TEXT_ENCODER / "tokenizer.json").is_file()
+    assert (tree.directory / COSMOS_1_0.text_safety / "tokenizer.json").is_file()
+    assert (tree.directory / COSMOS_1_0.t5_encoder / "tokenizer.json").is_file()
 
 
 def test_the_base_model_may_be_pickles_in_shards(tree: ReleasedTree) -> None:
     convert(tree.directory)
-    expected = (tree.directory / paths.TEXT_SAFETY / "model.safetensors").read_bytes()
+    expected = (tree.directory / COSMOS_1_0.text_safety / "model.safetensors").read_bytes()
     folder = tree.directory / LLAMA_GUARD
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     for shard in set(index["weight_map"].values()):
@@ -255,7 +260,7 @@ def test_the_base_model_may_be_pickles_in_shards(tree: ReleasedTree) -> None:
     (folder / "model.safetensors.index.json").unlink()
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert convert(tree.directory) == []
-    assert (tree.directory / paths.TEXT_SAFETY / "model.safetensors").read_bytes() == expected
+    assert (tree.directory / COSMOS_1_0.text_safety / "model.safetensors").read_bytes() == expected
 
 
 def test_a_missing_shard_is_named(tree: ReleasedTree) -> None:
@@ -298,7 +303,7 @@ def test_adapters_that_a_plain_merge_would_get_wrong_are_refused(
     problems = convert(only(tree, LLAMA_GUARD.split("/")[0], GUARDRAIL))
     assert len(problems) == 1
     assert problems[0].startswith(f"{path}: ")
-    assert not (tree.directory / paths.TEXT_SAFETY / "model.safetensors").exists()
+    assert not (tree.directory / COSMOS_1_0.text_safety / "model.safetensors").exists()
 
 
 def test_an_adapter_for_another_model_is_refused(tree: ReleasedTree) -> None:
@@ -312,7 +317,7 @@ def test_an_adapter_for_another_model_is_refused(tree: ReleasedTree) -> None:
 
 
 def test_wordnet_is_unpacked(tree: ReleasedTree) -> None:
-    corpora = tree.directory / paths.NLTK_DATA / "corpora"
+    corpora = tree.directory / COSMOS_1_0.nltk_data / "corpora"
     corpora.mkdir(parents=True)
     (corpora / "wordnet.zip").write_text("no archive")
     assert convert(tree.directory) == [f"{corpora}/wordnet.zip: File is not a zip file"]
@@ -370,3 +375,28 @@ def map_sparse(path: Path, size: int) -> Tensor:
     with path.open("wb") as file:
         file.truncate(size)
     return torch.from_file(str(path), shared=True, size=size // 2, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("guardrails", ["Cosmos-Guardrail1", "Cosmos-Predict1-tiny/guardrail"])
+def test_a_tree_of_predict1_is_converted_wherever_its_guardrails_are(tree: ReleasedTree, guardrails: str) -> None:
+    rename_to_predict1(tree.directory, guardrails=guardrails)
+    corpora = tree.directory / guardrails / "blocklist/nltk_data/corpora"
+    corpora.mkdir(parents=True)
+    with zipfile.ZipFile(corpora / "wordnet.zip", "w") as archive:
+        archive.writestr("wordnet/index.noun", "words")
+    assert main(["checkpoints", "convert", str(tree.directory)]) == 0
+    users = [deployment.of(PREDICT1) for deployment in DEPLOYMENTS.values() if deployment.is_tiny]
+    for checkpoint in checkpoints_of(PREDICT1):
+        if any(checkpoint.needed_by(deployment) for deployment in users):
+            assert (tree.directory / checkpoint.target).is_file(), checkpoint.target
+    assert (tree.directory / PREDICT1.blocklist / "custom/words.txt").read_text() == "word\n"
+    assert (tree.directory / PREDICT1.nltk_data / "corpora/wordnet/index.noun").read_text() == "words"
+
+
+def test_word_lists_that_the_operator_has_changed_stay(tree: ReleasedTree) -> None:
+    rename_to_predict1(tree.directory, guardrails="Cosmos-Predict1-tiny/guardrail")
+    words = tree.directory / PREDICT1.blocklist / "custom/words.txt"
+    words.parent.mkdir(parents=True)
+    words.write_text("other\n")
+    convert(only(tree, "Cosmos-Predict1-tiny", PREDICT1.guardrails), PREDICT1)
+    assert words.read_text() == "other\n"

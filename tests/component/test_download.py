@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from huggingface_hub import constants
 
 from cosmos_triton.cli.main import main
 from cosmos_triton.export.checkpoints import download as download_module
-from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS
+from cosmos_triton.export.checkpoints.catalogue import checkpoints_of
+from cosmos_triton.export.checkpoints.hub_repositories import MD5
 from cosmos_triton.export.checkpoints.manifest import NAME as MANIFEST
 from cosmos_triton.export.checkpoints.released import MissingError
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
 from support.hub_server import TOKEN, Hub, HubRepository, HubServer
 
 AR = "Cosmos-1.0-Autoregressive-4B"
@@ -117,7 +120,7 @@ def present(directory: Path) -> set[str]:
 def test_a_download_brings_what_conversion_needs_and_no_more(hub: Hub, tmp_path: Path, deployment: str) -> None:
     directory = tmp_path / "deep" / "checkpoints"
     assert run(directory, deployment) == 0
-    for checkpoint in CHECKPOINTS:
+    for checkpoint in checkpoints_of(COSMOS_1_0):
         if checkpoint.needed_by(DEPLOYMENTS[deployment]):
             try:
                 checkpoint.find(directory)
@@ -305,3 +308,100 @@ def test_the_endpoint_of_the_environment_is_used(server: HubServer, tmp_path: Pa
     assert f"nvidia/{AR}: 2 files, " in result.stdout
     assert FIRST in result.stdout
     assert "Traceback" not in result.stderr
+
+
+# Predict1
+
+
+PREDICT1_AR = "nvidia/Cosmos-Predict1-4B"
+SAFETY_FILTER = "video_content_safety_filter/safety_filter.pt"
+
+
+@pytest.fixture
+def predict1(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The same files under the names of Predict1, with published MD5 sums that fit."""
+    renamed = {
+        f"nvidia/{AR}": PREDICT1_AR,
+        f"nvidia/{COSMOS_1_0.discrete_tokenizer}": f"nvidia/{PREDICT1.discrete_tokenizer}",
+        f"nvidia/{COSMOS_1_0.continuous_tokenizer}": f"nvidia/{PREDICT1.continuous_tokenizer}",
+        f"nvidia/{COSMOS_1_0.diffusion_decoder}": f"nvidia/{PREDICT1.diffusion_decoder}",
+        f"nvidia/{GUARDRAIL}": f"nvidia/{PREDICT1.guardrails}",
+    }
+    hub.repositories = {renamed.get(name, name): repository for name, repository in hub.repositories.items()}
+    sums = {
+        f"{name.removeprefix('nvidia/')}/{file}": hashlib.md5(content).hexdigest()
+        for name, repository in hub.repositories.items()
+        for file, content in repository.versions[FIRST].items()
+    }
+    known = MD5["predict1"].keys()
+    assert f"{PREDICT1_AR.removeprefix('nvidia/')}/model.pt" in known
+    monkeypatch.setitem(MD5, "predict1", {path: sums[path] for path in known & sums.keys()})
+    return hub
+
+
+def move_guardrails_into_the_model(hub: Hub) -> None:
+    guardrails = hub.repositories.pop(f"nvidia/{PREDICT1.guardrails}").versions[FIRST]
+    model = hub.repositories[PREDICT1_AR].versions[FIRST]
+    model |= {f"guardrail/{name}": content for name, content in guardrails.items()}
+
+
+def run_predict1(directory: Path) -> int:
+    return main(["checkpoints", "download", "--deployment=4b", "--release=predict1", "--to", str(directory)])
+
+
+@pytest.mark.parametrize("in_model", [False, True])
+def test_predict1_comes_with_its_guardrails_wherever_they_are(predict1: Hub, tmp_path: Path, in_model: bool) -> None:
+    if in_model:
+        move_guardrails_into_the_model(predict1)
+    assert run_predict1(tmp_path) == 0
+    for checkpoint in checkpoints_of(PREDICT1):
+        if checkpoint.needed_by(DEPLOYMENTS["4b"]):
+            checkpoint.find(tmp_path)
+    assert (tmp_path / PREDICT1.blocklist / "custom/words").read_bytes() == b"word\n"
+    assert not (tmp_path / "outside").exists()
+    predict1.requests.clear()
+    assert run(tmp_path) == 0, "the release of the directory is taken"
+    assert predict1.fetched() == []
+
+
+@pytest.mark.parametrize(
+    ("published", "path"),
+    [
+        ("Cosmos-Predict1-4B/model.pt", "Cosmos-Predict1-4B/model.pt"),
+        (f"guardrail/{SAFETY_FILTER}", f"{PREDICT1.guardrails}/{SAFETY_FILTER}"),
+    ],
+)
+def test_what_is_not_the_published_file_is_not_kept(
+    predict1: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], published: str, path: str
+) -> None:
+    move_guardrails_into_the_model(predict1)
+    MD5["predict1"][published] = "0" * 32  # in a table of this test's own
+    assert run_predict1(tmp_path) == 1
+    error = capsys.readouterr().err
+    file = published.removeprefix("Cosmos-Predict1-4B/")
+    assert re.search(rf"/{file}: MD5: value [0-9a-f]{{32}}; accepted: 0{{32}}, as published$", error)
+    assert not list((tmp_path / path).parent.glob(f"{Path(path).name}*"))
+
+
+def test_a_repository_that_is_needed_twice_is_named_once(
+    predict1: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move_guardrails_into_the_model(predict1)
+    predict1.repositories[PREDICT1_AR].gate = "gated"
+    predict1.granted = False
+    assert run_predict1(tmp_path) == 1
+    licence = f"accept its licence at https://huggingface.co/{PREDICT1_AR}"
+    assert capsys.readouterr().err == f"{PREDICT1_AR}: access is not granted: {licence}\n"
+    assert predict1.fetched() == []
+
+
+def test_both_gates_are_named_where_the_guardrails_have_a_repository_of_their_own(
+    predict1: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gated = [PREDICT1_AR, f"nvidia/{PREDICT1.guardrails}"]
+    for name in gated:
+        predict1.repositories[name].gate = "gated"
+    predict1.granted = False
+    assert run_predict1(tmp_path) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == gated

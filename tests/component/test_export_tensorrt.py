@@ -21,13 +21,13 @@ from cosmos_triton.export.graphs.onnx_graph import export_graph
 from cosmos_triton.export.graphs.tensorrt_export import export_tensorrt
 from cosmos_triton.networks.text_encoder import PRESETS, build_text_encoder
 from cosmos_triton.planning.memory_plan import plan_memory
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.backends import tensorrt_backend
 from cosmos_triton.runtime.backends.backend import open_graph
 from cosmos_triton.runtime.backends.graphs import FOLDER, ONNXRUNTIME, TENSORRT, BackendError, ExportedStage, Target
 from cosmos_triton.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.releases import COSMOS_1_0, WEIGHTS
 from cosmos_triton.serving.addresses import StartError
 from cosmos_triton.serving.backend_choice import choose_backends
 from cosmos_triton.serving.serve import require_resident_tensorrt
@@ -41,7 +41,7 @@ HAS_TENSORRT = torch.cuda.is_available() and tensorrt_backend.tensorrt is not No
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those of the text encoder alone."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    file = folder / paths.TEXT_ENCODER / paths.WEIGHTS
+    file = folder / COSMOS_1_0.t5_encoder / WEIGHTS
     file.parent.mkdir(parents=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -18,12 +18,13 @@ from huggingface_hub import close_session, constants
 
 from cosmos_triton.cli.main import main
 from cosmos_triton.export.checkpoints import download as download_module
-from cosmos_triton.export.checkpoints.catalogue import HUB_REPOSITORIES
+from cosmos_triton.export.checkpoints.hub_repositories import hub_repositories
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.releases import COSMOS_1_0
 from support.hub_server import TOKEN, Hub, HubRepository, HubServer
 
 AR = "nvidia/Cosmos-1.0-Autoregressive-4B"
-NAMES = [repository.name for repository in HUB_REPOSITORIES if repository.needed_by(DEPLOYMENTS["4b"])]
+NAMES = [r.name for r in hub_repositories(COSMOS_1_0) if r.needed_by(DEPLOYMENTS["4b"])]
 EXPIRED = 'User Access Token "laptop" is expired'
 
 
@@ -151,7 +152,9 @@ def test_a_refusal_in_the_middle_has_its_reason_and_is_repeated_only_if_that_may
     status: int,
     tries: int,
 ) -> None:
-    monkeypatch.setattr(download_module, "HUB_REPOSITORIES", [r for r in HUB_REPOSITORIES if r.name == AR])
+    monkeypatch.setattr(
+        download_module, "hub_repositories", lambda release: [r for r in hub_repositories(release) if r.name == AR]
+    )
     server.hub.answers[f"cdn/{AR}/resolve/{'a' * 40}/model.pt"] = (status, in_header("no more today"), b"")
     assert main(["checkpoints", "download", "--deployment", "4b", "--to", str(tmp_path)]) == 1
     err = capsys.readouterr().err
@@ -165,7 +168,9 @@ def test_a_refusal_in_the_middle_has_its_reason_and_is_repeated_only_if_that_may
 def test_a_disk_that_fills_up_is_named(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download_module, "HUB_REPOSITORIES", [r for r in HUB_REPOSITORIES if r.name == AR])
+    monkeypatch.setattr(
+        download_module, "hub_repositories", lambda release: [r for r in hub_repositories(release) if r.name == AR]
+    )
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

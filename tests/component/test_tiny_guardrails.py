@@ -26,9 +26,9 @@ from cosmos_triton.guardrail.face_blur import FaceBlur
 from cosmos_triton.guardrail.policy import Policy
 from cosmos_triton.guardrail.prompt_guardrail import PromptGuardrail
 from cosmos_triton.networks import retinaface, video_safety
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import load_network
 from cosmos_triton.runtime.errors import CheckpointError
+from cosmos_triton.runtime.releases import COSMOS_1_0, WEIGHTS
 from cosmos_triton.tiny.guardrails import (
     BLOCKED_WORD,
     DANGER_WORD,
@@ -53,25 +53,29 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blocklist(directory: Path) -> Blocklist:
-    return Blocklist.from_folder(directory / paths.BLOCKLIST, directory / paths.NLTK_DATA)
+    return Blocklist.from_folder(directory / COSMOS_1_0.blocklist, directory / COSMOS_1_0.nltk_data)
 
 
 @pytest.fixture(scope="module")
 def aegis(directory: Path) -> Aegis:
-    return Aegis.load(directory / paths.TEXT_SAFETY, Policy.own())
+    return Aegis.load(directory / COSMOS_1_0.text_safety, Policy.own())
 
 
 @pytest.fixture(scope="module")
 def content_filter(directory: Path) -> ContentFilter:
     config = video_safety.PRESETS["tiny"]
-    head = load_network(video_safety.VideoSafety, config, directory / paths.VIDEO_SAFETY, dtype=torch.float32)
-    return ContentFilter(video_safety.ContentClassifier(load_encoder(directory / paths.VIDEO_SAFETY_ENCODER), head))
+    head = load_network(video_safety.VideoSafety, config, directory / COSMOS_1_0.video_safety, dtype=torch.float32)
+    return ContentFilter(
+        video_safety.ContentClassifier(load_encoder(directory / COSMOS_1_0.video_safety_encoder), head)
+    )
 
 
 @pytest.fixture(scope="module")
 def face_blur(directory: Path) -> FaceBlur:
     config = retinaface.PRESETS["tiny"]
-    return FaceBlur(load_network(retinaface.RetinaFace, config, directory / paths.FACE_DETECTOR, dtype=torch.float32))
+    return FaceBlur(
+        load_network(retinaface.RetinaFace, config, directory / COSMOS_1_0.face_detector, dtype=torch.float32)
+    )
 
 
 def ordinary_prompts() -> list[str]:
@@ -165,7 +169,7 @@ def test_an_aegis_that_talks_is_not_believed(aegis: Aegis, monkeypatch: pytest.M
 
 
 def test_logits_that_are_not_finite_are_no_answer(directory: Path) -> None:
-    aegis = Aegis.load(directory / paths.TEXT_SAFETY, Policy.own())
+    aegis = Aegis.load(directory / COSMOS_1_0.text_safety, Policy.own())
     with torch.no_grad():
         aegis.model.get_output_embeddings().weight[5, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
@@ -174,7 +178,7 @@ def test_logits_that_are_not_finite_are_no_answer(directory: Path) -> None:
 
 def test_a_policy_that_leaves_no_room_for_a_prompt_is_refused(directory: Path) -> None:
     with pytest.raises(CheckpointError, match="too long"):
-        Aegis.load(directory / paths.TEXT_SAFETY, Policy(Policy.own().text + " and so on" * 8000))
+        Aegis.load(directory / COSMOS_1_0.text_safety, Policy(Policy.own().text + " and so on" * 8000))
 
 
 def clouds(rng: np.random.Generator, cell: int) -> Tensor:
@@ -228,7 +232,7 @@ def test_the_content_filter_finds_its_pattern(
 
 
 def test_the_vision_tower_alone_is_the_released_model(content_filter: ContentFilter, directory: Path) -> None:
-    cache = directory / paths.VIDEO_SAFETY_ENCODER
+    cache = directory / COSMOS_1_0.video_safety_encoder
     snapshots = cache.parent / f"models--{SIGLIP.replace('/', '--')}" / "snapshots"
     released = SiglipModel.from_pretrained(next(snapshots.iterdir()))
     pixels = to_network_input(ordinary_frames()["clouds 0"][None], 64)
@@ -275,9 +279,9 @@ def test_several_faces_in_a_clip_are_counted(face_blur: FaceBlur) -> None:
 
 def test_a_guardrail_without_all_its_weights_does_not_load(directory: Path, tmp_path: Path) -> None:
     folder = tmp_path / "siglip"
-    shutil.copytree(directory / paths.VIDEO_SAFETY_ENCODER, folder)
-    weights = load_file(folder / paths.WEIGHTS)
+    shutil.copytree(directory / COSMOS_1_0.video_safety_encoder, folder)
+    weights = load_file(folder / WEIGHTS)
     del weights["post_layernorm.weight"]
-    save_file(weights, folder / paths.WEIGHTS, metadata={"format": "pt"})
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"post_layernorm\.weight: missing"):
         load_encoder(folder)

@@ -12,17 +12,17 @@ import pytest
 from transformers import SiglipConfig, SiglipVisionModel
 
 from cosmos_triton.cli.main import main
-from cosmos_triton.export.checkpoints.catalogue import CHECKPOINTS
+from cosmos_triton.export.checkpoints.catalogue import checkpoints_of
 from cosmos_triton.export.checkpoints.convert import convert
 from cosmos_triton.export.checkpoints.manifest import NAME as MANIFEST
 from cosmos_triton.export.checkpoints.verify import require
 from cosmos_triton.guardrail.lemmas import FILES
-from cosmos_triton.runtime import checkpoints as paths
 from cosmos_triton.runtime.checkpoints import network_shapes
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import CheckpointError
 from cosmos_triton.runtime.mapped_file import Shapes
-from support.released_tree import GUARDRAIL, write_released_tree
+from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
+from support.released_tree import GUARDRAIL, rename_to_predict1, write_released_tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -37,8 +37,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("converted")
     write_released_tree(directory)
     for file in FILES:
-        (directory / paths.NLTK_DATA / file).parent.mkdir(parents=True, exist_ok=True)
-        (directory / paths.NLTK_DATA / file).touch()
+        (directory / COSMOS_1_0.nltk_data / file).parent.mkdir(parents=True, exist_ok=True)
+        (directory / COSMOS_1_0.nltk_data / file).touch()
     convert(directory)
     return directory
 
@@ -79,7 +79,7 @@ def write_sparse(path: Path, shapes: Shapes) -> None:
 
 
 def shapes_of(target: str, deployment: str) -> Shapes:
-    (checkpoint,) = (checkpoint for checkpoint in CHECKPOINTS if checkpoint.target == target)
+    (checkpoint,) = (checkpoint for checkpoint in checkpoints_of(COSMOS_1_0) if checkpoint.target == target)
     return dict(checkpoint.variants(Path("nowhere"))[deployment])
 
 
@@ -106,7 +106,7 @@ def test_the_deployment_that_is_named_decides(verify: Verify) -> None:
         (f"{GUARDRAIL}/aegis", {"tiny"}),
         (f"{GUARDRAIL}/blocklist", {"tiny"}),
         ("Cosmos-1.0-Autoregressive-tiny", {"tiny-video2world"}),
-        (paths.CONTINUOUS_ENCODER, {"tiny", "tiny-video2world"}),
+        (COSMOS_1_0.continuous_encoder, {"tiny", "tiny-video2world"}),
         ("Cosmos-1.0-Tokenizer-DV8x16x16", set()),
         (f"{GUARDRAIL}/video_content_safety_filter", set()),
         (f"{GUARDRAIL}/face_blur_filter", set()),
@@ -159,21 +159,21 @@ def test_the_full_size_networks_are_recognised_beside_tiny_ones(tree: Path, veri
 def test_a_wrong_shape_is_held_against_the_nearest_network(tree: Path, verify: Verify) -> None:
     shapes = shapes_of(FULL, "4b") | {"layers.3.attention.wq.weight": (4096, 4095)}
     write_sparse(tree / FULL, shapes)
-    shapes = shapes_of(paths.DISCRETE_DECODER, "tiny")
+    shapes = shapes_of(COSMOS_1_0.discrete_decoder, "tiny")
     del shapes["decoder.conv_in.0.conv3d.bias"]
-    write_sparse(tree / paths.DISCRETE_DECODER, shapes)
+    write_sparse(tree / COSMOS_1_0.discrete_decoder, shapes)
     (tree / MANIFEST).unlink()  # else the hash speaks first
     code, _, problems = verify()
     assert code == 1
     assert problems == [
         f"{tree / FULL}: layers.3.attention.wq.weight: shape [4096, 4095], expected [4096, 4096]",
-        f"{tree / paths.DISCRETE_DECODER}: decoder.conv_in.0.conv3d.bias: missing",
+        f"{tree / COSMOS_1_0.discrete_decoder}: decoder.conv_in.0.conv3d.bias: missing",
     ]
 
 
 def test_a_vision_tower_that_the_classifier_cannot_read_is_refused(tree: Path, verify: Verify) -> None:
     """It fits its own config.json, as another SigLIP would."""
-    folder = tree / paths.VIDEO_SAFETY_ENCODER
+    folder = tree / COSMOS_1_0.video_safety_encoder
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["hidden_size"] = 64
     (folder / "config.json").write_text(json.dumps(config))
@@ -207,13 +207,13 @@ def test_serving_needs_every_file_of_its_deployment_and_no_other(tree: Path) -> 
 
 
 GUARDRAIL_FILES = [
-    f"{paths.BLOCKLIST}/custom/words.txt",
-    f"{paths.BLOCKLIST}/exact_match/words.txt",
-    *(f"{paths.NLTK_DATA}/{file}" for file in FILES),
-    *(f"{paths.TEXT_SAFETY}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")),
-    *(f"{paths.VIDEO_SAFETY_ENCODER}/{name}" for name in ("config.json", "model.safetensors")),
-    paths.VIDEO_SAFETY,
-    paths.FACE_DETECTOR,
+    f"{COSMOS_1_0.blocklist}/custom/words.txt",
+    f"{COSMOS_1_0.blocklist}/exact_match/words.txt",
+    *(f"{COSMOS_1_0.nltk_data}/{file}" for file in FILES),
+    *(f"{COSMOS_1_0.text_safety}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")),
+    *(f"{COSMOS_1_0.video_safety_encoder}/{name}" for name in ("config.json", "model.safetensors")),
+    COSMOS_1_0.video_safety,
+    COSMOS_1_0.face_detector,
 ]
 
 
@@ -227,7 +227,44 @@ def test_serving_needs_every_file_of_the_guardrails_and_names_it(tree: Path, fil
 
 
 def test_serving_refuses_a_policy_that_is_none(tree: Path) -> None:
-    (tree / paths.POLICY).write_text("be nice")
+    (tree / COSMOS_1_0.policy).write_text("be nice")
     require(tree, DEPLOYMENTS["tiny"])
     with pytest.raises(CheckpointError, match=r"policy\.txt: describes no category"):
         require(tree, DEPLOYMENTS["tiny-video2world"])
+
+
+def test_predict1_is_recognised_ready_and_named(tree: Path, verify: Verify) -> None:
+    rename_to_predict1(tree, guardrails=PREDICT1.guardrails)
+    code, rows, problems = verify()
+    assert (code, problems) == (0, [])
+    assert rows["tiny"] == rows["tiny-video2world"] == "ready (release predict1)"
+    assert rows["4b"].startswith("missing Cosmos-Predict1-4B/model.pt; ")
+    require(tree, DEPLOYMENTS["tiny-video2world"].of(PREDICT1))
+    code, rows, _ = verify("--release", "cosmos-1.0", "--deployment", "tiny")
+    assert code == 1
+    assert rows["tiny"].startswith("missing Cosmos-1.0-Autoregressive-tiny/model.pt; ")
+
+
+OLD_AND_NEW = {
+    COSMOS_1_0.diffusion_decoder: PREDICT1.diffusion_decoder,
+    COSMOS_1_0.discrete_tokenizer: PREDICT1.discrete_tokenizer,
+    "Cosmos-1.0-Autoregressive-tiny": "Cosmos-Predict1-tiny",
+    COSMOS_1_0.guardrails: PREDICT1.guardrails,
+}
+
+
+@pytest.mark.parametrize("old", OLD_AND_NEW)
+def test_a_tree_of_both_releases_is_refused_in_one_line_that_names_release_and_file(
+    tree: Path, capsys: pytest.CaptureFixture[str], old: str
+) -> None:
+    new = OLD_AND_NEW[old]
+    (tree / old).rename(tree / new)
+    for options, missing, other in (
+        ([], old, f"release cosmos-1.0; {new} is of predict1"),
+        (["--release", "predict1"], "Cosmos-", "release predict1; Cosmos-1.0-"),
+    ):
+        assert main(["serve", "--deployment", "tiny", "--checkpoint-dir", str(tree), *options]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"{tree}: tiny cannot run: missing {missing}")
+        assert other in error
+        assert error.count("\n") == 1

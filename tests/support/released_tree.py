@@ -25,6 +25,7 @@ from transformers import (
 from cosmos_triton.networks import ar_config, ar_transformer, diffusion_transformer, retinaface, tokenizer, video_safety
 from cosmos_triton.networks.text_encoder import PRESETS as TEXT_PRESETS
 from cosmos_triton.networks.text_encoder import t5_config
+from cosmos_triton.runtime.releases import PREDICT1
 
 State = dict[str, Tensor]
 
@@ -216,3 +217,21 @@ def _write_llama_guard(tree: ReleasedTree) -> None:
     }
     (snapshot / "adapter_config.json").write_text(json.dumps(settings))
     tree.weights["merged"] = merged
+
+
+def rename_to_predict1(directory: Path, *, guardrails: str) -> None:
+    """Give a tree of Cosmos-1.0 the names of Predict1: the files in it are of the same form.
+
+    Args:
+        guardrails: the folder for them: one of their own, or one in a model's.
+    """
+    names = {
+        DIFFUSION: PREDICT1.diffusion_decoder,
+        "Cosmos-1.0-Tokenizer-DV8x16x16": PREDICT1.discrete_tokenizer,
+        "Cosmos-1.0-Tokenizer-CV8x8x8": PREDICT1.continuous_tokenizer,
+        "Cosmos-1.0-Autoregressive-tiny": "Cosmos-Predict1-tiny",
+        "Cosmos-1.0-Autoregressive-tiny-Video2World": "Cosmos-Predict1-tiny-Video2World",
+        GUARDRAIL: guardrails,
+    }
+    for old, new in names.items():
+        (directory / old).rename(directory / new)

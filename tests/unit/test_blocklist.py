@@ -15,6 +15,7 @@ from nltk.stem import WordNetLemmatizer as NLTKLemmatizer
 from cosmos_triton.guardrail.blocklist import Blocklist, NearMatches, Violation
 from cosmos_triton.guardrail.lemmas import FILES, WORDNET, WordNet
 from cosmos_triton.guardrail.spellings import LookAlikes
+from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
 
 CENSORED = "\ue000"
 
@@ -217,3 +218,21 @@ def test_lemmas_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     words |= {"ladies", "churches", "boxes", "glasses", "robot", "robots", "men", ""}
     assert {word: wordnet.lemma(word) for word in words} == {word: NLTKLemmatizer().lemmatize(word) for word in words}
     assert wordnet.lemma("glasses") == "glass"
+
+
+def test_what_predict1_matches_exactly_is_only_taken_for_a_misspelling() -> None:
+    """Its reference finds no entry with a letter too many, and no near match of fewer than 6 letters."""
+    entries = ["quibblex", "zibbe"]
+    old, new = (
+        blocklist(
+            exact_match=entries,
+            near_match_min_chars=release.near_match_min_chars,
+            near_match_letters=release.near_match_letters,
+        )
+        for release in (COSMOS_1_0, PREDICT1)
+    )
+    for lists in (old, new):
+        assert lists.violation("a quibblex.") == lists.violation("a zibbe") == Violation.WHOLE_WORD
+    assert old.violation("a quibblexy") == old.violation("a zibbey") == Violation.NEAR_MATCH
+    assert new.violation("a quibblexy") == new.violation("a quibblexy.") == Violation.MISSPELT
+    assert new.judge("a zibbey").safe

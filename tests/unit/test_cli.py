@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cosmos_triton.cli.main import main
+from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
 from cosmos_triton.tiny import checkpoint_tree as tiny
 
 STEPS = [("checkpoints", step) for step in ("tiny", "download", "convert", "verify")]
@@ -28,12 +29,12 @@ def test_every_step_has_help_with_an_example_that_parses(
         main([*example[1].split(), "--help"])
 
 
-def test_tiny_passes_directory_and_seed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tiny_passes_directory_release_and_seed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
-    monkeypatch.setattr(tiny, "write_tiny_tree", lambda directory, *, seed: calls.append((directory, seed)))
-    assert main(["checkpoints", "tiny", str(tmp_path), "--seed", "7"]) == 0
+    monkeypatch.setattr(tiny, "write_tiny_tree", lambda *args, seed: calls.append((*args, seed)))
+    assert main(["checkpoints", "tiny", str(tmp_path), "--seed", "7", "--release", "predict1"]) == 0
     assert main(["checkpoints", "tiny", str(tmp_path)]) == 0
-    assert calls == [(tmp_path, 7), (tmp_path, 0)]
+    assert calls == [(tmp_path, PREDICT1, 7), (tmp_path, COSMOS_1_0, 0)]
 
 
 def test_without_the_server_packages_the_command_says_what_to_install(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cosmos_triton.planning.memory_plan import MemoryPlan, plan_memory
 from cosmos_triton.planning.stage_options import context_bytes
 from cosmos_triton.planning.units import GB, MIB
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
 from cosmos_triton.runtime.stage_settings import StageSettings
 from cosmos_triton.runtime.stages import STAGES
 from cosmos_triton.serving.planned_config import RESOURCE, rate_limit_options, write_plan
@@ -229,3 +230,11 @@ def test_gpu_memory_document_has_the_plans_numbers() -> None:
     rows = [(80, False), (48, False), (24, False), (24, True), (16, False), (16, True), (12, False)]
     table = "\n".join([head, "|---" * 5 + "|", *(document_row(budget, weights_8bit=short) for budget, short in rows)])
     assert table in document, table
+
+
+def test_a_clip_of_predict1_takes_an_evaluation_less() -> None:
+    old, new = (plan_memory(DEPLOYMENTS["4b"].of(release), 80) for release in (COSMOS_1_0, PREDICT1))
+    assert new.resident_bytes == old.resident_bytes
+    decoders = [next(s.seconds for s in plan.stages if s.stage == "diffusion_decoder") for plan in (old, new)]
+    assert decoders[1] / decoders[0] == pytest.approx(15 / 16, abs=0.01)
+    assert main(["plan", "--deployment=4b", "--release=predict1", "--gpu-memory=80"]) == 0

@@ -47,6 +47,7 @@ def sent(deployment: Deployment) -> Iterator[tuple[str, str, np.ndarray]]:
     for name in ("temperature", "top_p"):
         yield "ar_sampler", name, np.ones(1, np.float32)
     yield "diffusion_decoder", "tokens", clip[None]
+    yield "diffusion_decoder", "seed", np.array([[-(2**63)]])
     yield "video_tokenizer_decoder", "tokens", clip
     yield "video_guardrail", "video", video
     yield "media_encoder", "video", video

@@ -8,11 +8,12 @@ import pytest
 
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.errors import InvalidValue
+from cosmos_triton.runtime.releases import PREDICT1
 from cosmos_triton.runtime.stage_settings import StageSettings
 
 LEAST = StageSettings(DEPLOYMENTS["4b"], Path("/check points"), "cuda")
 FULL = StageSettings(
-    DEPLOYMENTS["tiny"],
+    DEPLOYMENTS["tiny"].of(PREDICT1),
     Path("/checkpoints"),
     "cpu",
     jobs_dir=Path("/jobs"),
@@ -35,7 +36,8 @@ def test_what_is_written_is_what_is_read(settings: StageSettings) -> None:
 
 def test_only_what_is_set_is_written() -> None:
     """The rest is left to config.pbtxt."""
-    assert LEAST.to_parameters() == {"deployment": "4b", "checkpoint_dir": "/check points", "device": "cuda"}
+    always = {"deployment": "4b", "release": "cosmos-1.0", "checkpoint_dir": "/check points", "device": "cuda"}
+    assert LEAST.to_parameters() == always
     assert FULL.to_parameters()["engine"] == "onnxruntime"
 
 
@@ -43,6 +45,7 @@ def test_only_what_is_set_is_written() -> None:
     ("name", "value", "accepted"),
     [
         ("deployment", "5c", "4b, 12b"),
+        ("release", "2.0", "cosmos-1.0, predict1"),
         ("device", "tpu", "cpu, cuda"),
         ("engine", "onnx", "torch, onnxruntime, tensorrt"),
         ("mode", "fast", "resident, streamed, offloaded, cpu"),

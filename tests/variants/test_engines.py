@@ -23,6 +23,7 @@ from cosmos_triton.export.graphs.onnx_export import export_onnx, require_equal, 
 from cosmos_triton.runtime.backends.backend import open_graph
 from cosmos_triton.runtime.backends.graphs import FOLDER, BackendError, ExportedStage
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
+from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
 from cosmos_triton.runtime.stages import GRAPHS, STAGES
 from cosmos_triton.serving import backend_choice
 from cosmos_triton.serving.backend_choice import choose_backends, parse_backends
@@ -73,7 +74,7 @@ def test_record_says_what_the_graph_is(graph: str, exported: Path) -> None:
     assert list(record.outputs) == [value.name for value in model.graph.output]
     assert record.largest_error is not None
     assert record.largest_error <= SPECS[graph].tolerance
-    assert set(record.weights) == set(SPECS[graph].source.files)
+    assert set(record.weights) == set(SPECS[graph].source.files(COSMOS_1_0))
     assert {"torch", "onnx", "onnxruntime"} <= set(record.versions)
     # TensorRT has no sequences of tensors.
     assert not [node.op_type for node in model.graph.node if "Sequence" in node.op_type]
@@ -137,6 +138,9 @@ def test_graphs_of_other_weights_or_of_another_size_are_not_taken(tree: Path) ->
         with pytest.raises(BackendError, match=message):
             choose_backends(wanted, DEPLOYMENT, tree, device="cpu")
         assert "video_tokenizer_encoder" not in choose_backends({}, DEPLOYMENT, tree, device="cpu")
+    record.write(stage.record_file("discrete_encoder"))
+    with pytest.raises(BackendError, match=r"made of Cosmos-1\.0.*not of predict1.* --release predict1 "):
+        choose_backends(wanted, DEPLOYMENT.of(PREDICT1), tree, device="cpu")
     stage.record_file("discrete_encoder").write_text("{}")
     with pytest.raises(BackendError, match="not the record of a graph"):
         choose_backends(wanted, DEPLOYMENT, tree, device="cpu")

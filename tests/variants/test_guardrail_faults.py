@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cosmos_triton.guardrail.policy import Policy
-from cosmos_triton.runtime import checkpoints as paths
+from cosmos_triton.runtime.releases import COSMOS_1_0
 from support.paths import SUPPORT
 from support.pipeline_server import PROMPT, PipelineServer
 from support.server import until
@@ -70,7 +70,7 @@ class FaultyServer(PipelineServer):
 def tree(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints, with a policy of the operator's."""
     tree = Path(shutil.copytree(checkpoints, tmp_path_factory.mktemp("tree") / "checkpoints", copy_function=os.link))
-    (tree / paths.POLICY).write_text(Policy.own().text.replace("Violence", "Violent acts"))
+    (tree / COSMOS_1_0.policy).write_text(Policy.own().text.replace("Violence", "Violent acts"))
     return tree
 
 
@@ -120,7 +120,7 @@ def test_without_a_fault_the_same_prompts_pass(server: FaultyServer, tree: Path)
     report = server.report(prompt=f"{PROMPT} with aegis and NaN")
     assert report["outcome"] == "generated"
     assert [check["guardrail"] for check in report["guardrails"]] == list(GUARDRAILS)
-    assert report["policy_sha256"] == Policy.read(tree / paths.POLICY).sha256 != Policy.own().sha256
+    assert report["policy_sha256"] == Policy.read(tree / COSMOS_1_0.policy).sha256 != Policy.own().sha256
 
 
 @pytest.mark.parametrize("guardrail", GUARDRAILS)
@@ -146,10 +146,10 @@ def test_a_guardrail_stage_that_gives_no_answer_at_all_blocks(server: FaultyServ
 
 
 def test_without_a_guardrails_file_no_server_starts(tree: Path, tmp_path: Path) -> None:
-    (tree / paths.FACE_DETECTOR).unlink()
+    (tree / COSMOS_1_0.face_detector).unlink()
     server = PipelineServer("tiny-video2world", tree, tmp_path).launch()
     try:
         assert server.wait() == 1
     finally:
         server.close()
-    assert f"tiny-video2world cannot run: missing {paths.FACE_DETECTOR}" in server.log
+    assert f"tiny-video2world cannot run: missing {COSMOS_1_0.face_detector}" in server.log

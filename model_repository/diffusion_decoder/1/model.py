@@ -46,10 +46,15 @@ class TritonPythonModel:
             self.jobs.report(call.job, "diffusion_decoder", done, total)
 
         tokens, given = torch.from_numpy(array(call.inputs, "tokens")), call.inputs.get("context")
+        seed = call.inputs.get("seed")
         context = self.generic_context[None] if given is None else torch.from_numpy(given)
         with self.placement.on_device():
             video = self.decoder.decode(
-                tokens.to(self.device).long(), context.to(self.device), frames=self.frames, on_step=on_step
+                tokens.to(self.device).long(),
+                context.to(self.device),
+                frames=self.frames,
+                seed=0 if seed is None else seed.item(),
+                on_step=on_step,
             )
             clip = to_uint8(video[0])[None].cpu().numpy()
             del video

@@ -13,7 +13,7 @@ class TritonPythonModel:
         settings = Settings.for_networks(args)
         self.stage = Stage(settings)
         self.placement = settings.placement()
-        self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, self.placement)
+        self.guardrail = PromptGuardrail.load(settings.checkpoint_dir, settings.deployment.release, self.placement)
         settings.warm_up(self.placement, lambda: self.guardrail.judge("a car"))
 
     @at_work

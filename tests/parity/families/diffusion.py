@@ -19,19 +19,21 @@ from cosmos_triton.networks.diffusion_transformer import (
     timestep_embedding,
 )
 from cosmos_triton.networks.tokenizer import ContinuousDecoder
-from cosmos_triton.runtime.diffusion import decoder as diffusion_decoder
-from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder, initial_noise
+from cosmos_triton.runtime.diffusion.decoder import DiffusionDecoder
 from cosmos_triton.runtime.diffusion.sampler import (
     SIGMA_DATA,
-    SamplerSettings,
+    EulerSampler,
+    GuidedOutputs,
+    MultistepSampler,
     denoise,
-    sample,
+    euler_step,
     scalings,
     unconditional,
 )
 from cosmos_triton.runtime.diffusion.windows import OVERLAP, join_windows, split_windows
+from cosmos_triton.runtime.releases import COSMOS_1_0
 from cosmos_triton.runtime.video_tokenizer import LatentStatistics
-from parity.case import Case
+from parity.case import Case, assert_close
 from parity.families import tokenizers
 
 NETWORK = 5e-5
@@ -150,26 +152,91 @@ def check_sampling(case: Case) -> None:
         case.expect_equal(name, torch.stack([sigma, *scalings(sigma)], dim=-1))
     if "reference_cpu_noise_seed1" in case:
         shape = tuple(case["reference_cpu_noise_seed1"].shape)
-        case.expect_equal("reference_cpu_noise_seed1", initial_noise(shape, reference["sigma_max"]))
+        noise = MultistepSampler(sigma_max=reference["sigma_max"]).initial_noise(shape, seeded(COSMOS_1_0.noise_seed))
+        case.expect_equal("reference_cpu_noise_seed1", noise)
     for steps in reference["num_steps"]:
         for guidance in reference["guidance"]:
-            settings = SamplerSettings(
+            sampler = MultistepSampler(
                 steps=steps,
                 guidance=guidance,
                 sigma_max=reference["sigma_max"],
                 sigma_min=reference["sigma_min"],
                 rho=reference["rho"],
             )
-            sigmas = torch.tensor(settings.sigmas, dtype=torch.float64)
+            sigmas = torch.tensor(sampler.sigmas, dtype=torch.float64)
             case.expect_close(f"sigmas_steps{steps}", sigmas, relative=1e-12)
-            latents = sample(
+            latents = sampler.sample(
                 partial(network, fps=case["fps"].item()),
                 case["x_sigma_max"],
                 case["tokens"][:, 0],
                 case["t5_text_embeddings"],
-                settings=settings,
             )
             case.expect_close(f"final_latents_steps{steps}_guidance{guidance}", latents, relative=1e-4)
+
+
+class ToyNetwork:
+    """The network of the Euler cases, in `dtype`. It notes its inputs and what guidance makes of its outputs."""
+
+    def __init__(self, dtype: torch.dtype, guidance: float) -> None:
+        self.dtype, self.guidance = dtype, guidance
+        self.inputs: list[Tensor] = []
+        self.timesteps: list[Tensor] = []
+        self.guided_outputs: list[Tensor] = []
+
+    def guided(self, tokens: Tensor, context: Tensor) -> GuidedOutputs:
+        return self._outputs
+
+    def _outputs(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        t = c_noise.to(self.dtype).float()
+        rolled = x.float().roll(1, dims=-1)
+        conditional = (0.3 * x.float() * t.cos() + 0.1 * rolled).to(self.dtype)
+        unconditioned = (0.2 * x.float() * t.cos() - 0.05 * rolled).to(self.dtype)
+        self.inputs.append(x)
+        self.timesteps.append(t[0])
+        self.guided_outputs.append(conditional + self.guidance * (conditional - unconditioned))
+        return torch.cat([conditional, unconditioned])
+
+
+def check_sampling_euler(case: Case) -> None:
+    """fp32 to rounding. In bf16 the reference rounds guided outputs and estimates too: 1 % off its own fp32."""
+    reference, schedule = case.config, case.config["scheduler"]
+    assert (schedule["sigma_schedule"], schedule["s_churn"], schedule["sigma_data"]) == ("karras", 0, SIGMA_DATA)
+    case.ignore("n*_formula_*", "seed*_window*")
+    noise, nothing = case["noise"], torch.zeros(0)
+    for steps in reference["num_steps"]:
+        sampler = EulerSampler(
+            steps=steps,
+            guidance=reference["guidance"],
+            sigma_max=schedule["sigma_max"],
+            sigma_min=schedule["sigma_min"],
+            rho=schedule["rho"],
+        )
+        assert sampler.noise_scale == pytest.approx(schedule["init_noise_sigma"], rel=1e-12)
+        sigmas = torch.tensor(sampler.sigmas, dtype=torch.float64)
+        case.expect_close(f"n{steps}_sigmas", sigmas, relative=1e-6)
+        case.expect_close(f"n{steps}_timesteps", scalings(sigmas[:-1])[3], relative=1e-6)
+        for name, dtype, relative in (("fp32", torch.float32, 1e-4), ("bf16", torch.bfloat16, 2e-2)):
+            run, network = f"n{steps}_{name}", ToyNetwork(dtype, sampler.guidance)
+            start = noise * sampler.noise_scale
+            # The network itself is a GuidedDenoiser: no tokens and no context are looked at.
+            result = sampler.sample(network, start, nothing, nothing.to(dtype))  # type: ignore[arg-type]
+            case.expect_close(f"{run}_scaled_input", torch.stack(network.inputs), relative=relative)
+            case.expect_close(f"{run}_net_timestep", torch.stack(network.timesteps), relative=1e-6)
+            case.expect_close(f"{run}_guided_output", torch.stack(network.guided_outputs), relative=relative)
+            estimates = list(sampler.estimates(network.guided(nothing, nothing), start, dtype))
+            case.expect_close(f"{run}_x0", torch.stack(estimates), relative=relative)
+            states = [start.to(dtype)]
+            for i, clean in enumerate(estimates):
+                states.append(euler_step(states[-1], sampler.sigmas[i], sampler.sigmas[i + 1], clean))
+            case.expect_close(f"{run}_x", torch.stack(states), relative=relative)
+            assert torch.equal(result, estimates[-1])
+            if f"{run}_x" in case:
+                assert_close(f"{run}: result", result.to(dtype), case[f"{run}_x"][-1], relative=relative)
+
+
+def seeded(seed: int | None) -> torch.Generator:
+    assert seed is not None
+    return torch.Generator().manual_seed(seed)
 
 
 def check_end_to_end(case: Case) -> None:
@@ -180,7 +247,7 @@ def check_end_to_end(case: Case) -> None:
     decoder = ContinuousDecoder(tokenizer)
     tokenizers.load_half(decoder, case.weights("cv_tokenizer."))
     assert (reference["overlap"], reference["fps"], reference["sigma_data"]) == (OVERLAP, BASE_FPS, SIGMA_DATA)
-    settings = SamplerSettings(
+    sampler = MultistepSampler(
         steps=reference["num_steps"],
         guidance=reference["guidance"],
         sigma_max=reference["sigma_max"],
@@ -192,11 +259,11 @@ def check_end_to_end(case: Case) -> None:
     for i, window in enumerate(windows):
         case.expect_equal(f"window{i}_tokens", window[:, None])
         if f"window{i}_latents" in case:
-            latents = sample(network, noise, window, context, settings=settings)
+            latents = sampler.sample(network, noise, window, context)
             case.expect_close(f"window{i}_latents", latents, relative=1e-4)
     with pytest.MonkeyPatch.context() as patch:  # the reference's noise for this case, which is not the one of seed 1
-        patch.setattr(diffusion_decoder, "initial_noise", lambda shape, sigma_max: noise.view(shape))
-        decode = DiffusionDecoder(network, decoder, statistics, settings).decode
+        patch.setattr(MultistepSampler, "initial_noise", lambda self, shape, generator: noise.view(shape))
+        decode = DiffusionDecoder(network, decoder, statistics, sampler, COSMOS_1_0.noise_seed).decode
         video = decode(tokens, context, frames=reference["num_frames_out"])
     case.expect_close("video", video[0], relative=1e-4)
 
@@ -225,6 +292,7 @@ FAMILIES: dict[str, Callable[[Case], None]] = {
     "dit": check_network,
     "dit_rope_full_size": check_rope_full_size,
     "diffusion_sampling": check_sampling,
+    "diffusion_sampling_euler": check_sampling_euler,
     "diffusion_decoder_windows": check_windows,
     "diffusion_decoder_end_to_end": check_end_to_end,
 }

@@ -149,13 +149,12 @@ PATHS = {
 
 
 def check_blocklist(case: Case) -> None:
-    """Decision and deciding rule are the same, except that a letter missing or exchanged passes in the reference alone.
+    """Decision and deciding rule are the same, except that some misspellings pass in the reference alone.
 
     The censored texts in a case are left alone: on the way to the same decision they may have no mark of a word that
     `has_custom_word` finds, or one of what is no word.
     """
     reference = case.config
-    assert reference["partial_match_letter_count"] == 0.5  # which says: one letter too many
     blocklist = Blocklist(
         custom=reference["custom_words"],
         whitelist=reference["whitelist_words"],
@@ -163,6 +162,7 @@ def check_blocklist(case: Case) -> None:
         lemmatize=lambda word: word,
         is_word=lambda word: False,
         near_match_min_chars=reference["partial_match_min_chars"],
+        near_match_letters=reference["partial_match_letter_count"],
     )
     for decision in reference["decisions"]:
         prompt = decision["prompt"]
