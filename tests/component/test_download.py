@@ -213,6 +213,16 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -
     assert (tmp_path / AR / "model.pt").read_bytes() == content
 
 
+def test_a_connection_that_breaks_again_and_again_is_enough_if_bytes_arrive_in_between(hub: Hub, tmp_path: Path) -> None:
+    cuts = ([0] * (download_module.MAX_ATTEMPTS - 1) + [1000]) * 4
+    hub.cut_after["model.pt"] = list(cuts)
+    assert run(tmp_path) == 0
+    content = hub.repositories[f"nvidia/{AR}"].versions[FIRST]["model.pt"]
+    assert (tmp_path / AR / "model.pt").read_bytes() == content
+    spans = [span for name, span in hub.fetched() if name == "model.pt"][: len(cuts) + 1]
+    assert spans[-1] == "bytes=4000-"
+
+
 def test_a_later_run_takes_up_what_an_earlier_one_left(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +296,25 @@ def test_a_source_that_was_converted_and_taken_away_is_not_fetched_again(hub: Hu
     assert run(tmp_path) == 0
     assert hub.fetched() == []
     (tmp_path / AR / "model.safetensors").unlink()
+    assert run(tmp_path) == 0
+    assert hub.fetched() == [("model.pt", "bytes=0-")]
+
+
+@pytest.mark.parametrize("gone", ["one", "other"])
+def test_a_source_of_two_files_is_fetched_again_if_one_of_them_is_gone(hub: Hub, tmp_path: Path, gone: str) -> None:
+    assert run(tmp_path) == 0
+    content = manifest(tmp_path)
+    name = f"{AR}/model.pt"
+    for target in ("one", "other"):
+        record = {"sha256": "0", "bytes": 0, "sources": {name: content["sources"][name]["sha256"]}}
+        content["converted"][f"{AR}/{target}"] = record
+        (tmp_path / AR / target).touch()
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    (tmp_path / name).unlink()
+    hub.requests.clear()
+    assert run(tmp_path) == 0
+    assert hub.fetched() == []
+    (tmp_path / AR / gone).unlink()
     assert run(tmp_path) == 0
     assert hub.fetched() == [("model.pt", "bytes=0-")]
 

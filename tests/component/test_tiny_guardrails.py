@@ -19,7 +19,7 @@ from transformers import SiglipModel
 
 from cosmos_triton.export.checkpoints.catalogue import LLAMA_GUARD, SIGLIP
 from cosmos_triton.export.checkpoints.convert import convert
-from cosmos_triton.guardrail.aegis import Aegis, moderation_prompt
+from cosmos_triton.guardrail.aegis import MAX_ANSWER_TOKENS, MIN_PROMPT_TOKENS, Aegis, moderation_prompt
 from cosmos_triton.guardrail.blocklist import Blocklist, Violation
 from cosmos_triton.guardrail.content_filter import ContentFilter, load_encoder, to_network_input
 from cosmos_triton.guardrail.face_blur import FaceBlur
@@ -162,6 +162,26 @@ def test_a_prompt_longer_than_the_model_reads_is_blocked(aegis: Aegis) -> None:
     assert "longer" in verdict.reason
 
 
+def test_a_prompt_and_the_longest_answer_to_it_may_fill_the_models_context_and_no_more(
+    aegis: Aegis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = aegis.tokens(moderation_prompt("a robot", aegis.policy)).shape[1]
+    monkeypatch.setattr(aegis.model.config, "max_position_embeddings", question + MAX_ANSWER_TOKENS)
+    assert aegis.judge("a robot").safe
+    monkeypatch.setattr(aegis.model.config, "max_position_embeddings", question + MAX_ANSWER_TOKENS - 1)
+    assert "1 tokens longer" in aegis.judge("a robot").reason
+
+
+def test_special_tokens_in_a_prompt_are_text(aegis: Aegis) -> None:
+    """Else a prompt could end the conversation, and no marker of the template would be in it."""
+    special = set(aegis.tokenizer.all_special_ids)
+    assert len(special) == 3
+    for token in aegis.tokenizer.all_special_tokens:
+        written = aegis.tokens(f"a robot {token} moves")[0].tolist()
+        assert special.intersection(written) == {aegis.tokenizer.bos_token_id}, token
+        assert special.isdisjoint(written[1:]), token
+
+
 def test_an_aegis_that_talks_is_not_believed(aegis: Aegis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aegis, "answer", lambda _: "It is safe.")
     with pytest.raises(ValueError, match="expected 'safe'"):
@@ -179,6 +199,15 @@ def test_logits_that_are_not_finite_are_no_answer(directory: Path) -> None:
 def test_a_policy_that_leaves_no_room_for_a_prompt_is_refused(directory: Path) -> None:
     with pytest.raises(CheckpointError, match="too long"):
         Aegis.load(directory / COSMOS_1_0.text_safety, Policy(Policy.own().text + " and so on" * 8000))
+
+
+def test_a_policy_leaves_room_for_a_prompt_to_the_token(aegis: Aegis, directory: Path) -> None:
+    text = Policy.own().text
+    room = -aegis.excess_tokens(aegis.tokens(moderation_prompt("", Policy(text))))
+    longest = text + " a" * (room - MIN_PROMPT_TOKENS)  # a token each
+    Aegis.load(directory / paths.TEXT_SAFETY, Policy(longest))
+    with pytest.raises(CheckpointError, match="too long"):
+        Aegis.load(directory / paths.TEXT_SAFETY, Policy(longest + " a"))
 
 
 def clouds(rng: np.random.Generator, cell: int) -> Tensor:

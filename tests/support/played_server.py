@@ -23,16 +23,19 @@ class PlayedServer:
         self.deployment = deployment
         self.inputs: list[bytes] = []
         self.prompts: list[str] = []
+        self.frames: list[int] = []  # num_input_frames; 0 where there is none
         self.on_request: Callable[[bytes], None] = lambda _: None
 
     def infer(self, tensors: Sequence[Tensor], *, deadline: float | None) -> Generator[dict[str, bytes]]:
-        given = {tensor.name: bytes_of(tensor.raw) for tensor in tensors}
-        self.inputs.append(given["visual_input"])
-        self.prompts.append(given.get("prompt", b"").decode())
-        self.on_request(given["visual_input"])
+        raw = {tensor.name: tensor.raw for tensor in tensors}
+        visual_input = bytes_of(raw["visual_input"])
+        self.inputs.append(visual_input)
+        self.prompts.append(bytes_of(raw.get("prompt", b"")).decode())
+        self.frames.append(int.from_bytes(raw.get("num_input_frames", b""), "little"))
+        self.on_request(visual_input)
         yield {"event": json.dumps({"stage": "ar_sampler", "done": 1, "total": 1}).encode()}
         report = {"outcome": "generated", "warnings": ["caf\u00e9"]}
-        yield {"video": b"video of " + given["visual_input"], "report": json.dumps(report).encode()}
+        yield {"video": b"video of " + visual_input, "report": json.dumps(report).encode()}
 
     def model_parameters(self) -> dict[str, str]:
         return {"deployment": self.deployment}

@@ -358,6 +358,45 @@ def test_a_rerun_that_fails_leaves_no_earlier_video_in_its_place(server: PlayedS
     assert (results()[0]["outcome"], results()[0]["file"]) == ("failed", None)
 
 
+CHANGES = {
+    "seed": ["--seed=1"],
+    "temperature": ["--temperature=0.5"],
+    "top_p": ["--top_p=0.5"],
+    "frames": ["--num_input_frames=1"],
+    "decoder": ["--disable_diffusion_decoder"],
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "content", "deployment", "nothing"])
+def test_a_rerun_keeps_a_video_only_if_nothing_that_determines_it_has_changed(
+    server: PlayedServer, change: str
+) -> None:
+    write_batch("a")
+    assert run_batch() == 0
+    if change == "content":
+        Path("a").write_bytes(b"other")
+    elif change == "deployment":
+        server.deployment = "12b"
+    assert run_batch(*CHANGES.get(change, [])) == 0
+    assert len(server.inputs) == (1 if change == "nothing" else 2)
+
+
+def test_a_rerun_that_is_interrupted_loses_no_earlier_result(server: PlayedServer) -> None:
+    write_batch("a", "b", "c")
+    assert run_batch() == 0
+    earlier = results()
+
+    def interrupt(content: bytes) -> None:
+        if content == b"b":
+            raise KeyboardInterrupt
+
+    server.on_request = interrupt
+    assert run_batch("--seed=1", "--concurrency=1") not in (0, 1, 2)
+    assert [line["index"] for line in results()] == [0, 1, 2]
+    assert results()[0]["fingerprint"] != earlier[0]["fingerprint"]
+    assert results()[1:] == earlier[1:]
+
+
 def test_a_batch_that_would_write_over_its_own_inputs_is_refused(
     server: PlayedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

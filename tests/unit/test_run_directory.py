@@ -62,14 +62,29 @@ def test_rendering_again_replaces_the_models_and_spares_their_sources(models: Pa
     assert (repository / "echo" / "1" / "model.py").is_file()
 
 
-def test_folder_with_anything_else_in_it_is_left_alone(models: Path) -> None:
-    precious = models / "precious" / "1" / "model.py"
-    precious.parent.mkdir(parents=True)
-    precious.touch()
+@pytest.mark.parametrize("files", [["1/model.py"], ["1/model.py", "config.pbtxt"], ["config.pbtxt"], ["notes"], []])
+@pytest.mark.parametrize("is_beside_ours", [False, True])
+def test_folder_with_anything_else_in_it_is_left_alone(models: Path, files: list[str], is_beside_ours: bool) -> None:
+    """Such as a model of the user's own, which has a folder 1 where ours has a link."""
+    if is_beside_ours:
+        render(TOYS, models, parameters={})
+    precious = models / "precious"
+    precious.mkdir()
+    for file in files:
+        (precious / file).parent.mkdir(exist_ok=True)
+        (precious / file).touch()
+    before = sorted(models.rglob("*"))
     with pytest.raises(RunDirectoryError, match="precious: is none of ours"):
         render(TOYS, models, parameters={})
-    assert precious.exists()
-    assert len(list(models.iterdir())) == 1
+    assert sorted(models.rglob("*")) == before
+
+
+def test_folder_of_links_is_left_alone(models: Path) -> None:
+    (models / "precious").mkdir()
+    (models / "precious" / "1").symlink_to(TOYS / "echo" / "1")
+    with pytest.raises(RunDirectoryError, match="precious: is none of ours"):
+        render(TOYS, models, parameters={})
+    assert (models / "precious" / "1").is_symlink()
 
 
 @pytest.mark.parametrize(
