@@ -141,6 +141,38 @@ def test_a_block_out_of_order_is_refused_and_does_not_run_on_anothers_weights() 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("index", [3, 4])
+def test_a_block_that_an_earlier_run_left_behind_is_not_taken_for_loaded(index: int) -> None:
+    """Its buffer has been freed meanwhile."""
+    network = made("llama")
+    placement = Placement("cpu", "streamed")
+    placement.put(network, network.model.layers)
+    with placement.on_device():
+        ids(network)  # the last two of five blocks stay in the buffers
+    with placement.on_device(), pytest.raises(RuntimeError, match=f"block {index} runs out of order"):
+        network.model.layers[index](torch.zeros(1, 4, 32), position_embeddings=None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("streamed", range(6))
+def test_the_last_blocks_are_streamed(streamed: int) -> None:
+    """While those before them compute, their first are copied."""
+    network = made("llama")
+    expected = made("llama").state_dict()
+    layers = list(network.model.layers)
+    weights = OffloadedWeights(network, layers, streamed=streamed, device="cpu")
+    weights.load()
+    unstreamed = network.model.embed_tokens.weight.untyped_storage()._cdata
+    assert [layer.mlp.up_proj.weight.untyped_storage()._cdata == unstreamed for layer in layers] == (
+        [True] * (5 - streamed) + [False] * streamed
+    )
+    for name, weight in network.state_dict().items():
+        if weight.untyped_storage()._cdata == unstreamed:
+            assert torch.equal(weight, expected[name]), name
+    weights.offload()
+
+
+@torch.no_grad()
 def test_device_memory_is_freed_after_an_error() -> None:
     network = made("t5")
     placement = Placement("cpu", "streamed")

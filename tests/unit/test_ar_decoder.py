@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from cosmos_triton.networks.ar_transformer import ARTransformer
-from cosmos_triton.runtime.ar.decoder import PREFILL_CHUNK, ARRequest, Decoder
+from cosmos_triton.runtime.ar.decoder import KV_LEN_MULTIPLE, PREFILL_CHUNK, ARRequest, Decoder
 from support.decoding import alone, fill, run
 from support.paths import TESTS
 from support.tiny_models import AR_CONFIGS, BASE, random_context, random_request, random_tokens, random_transformer
@@ -126,6 +127,27 @@ def test_speculation_gives_the_tokens_of_plain_decoding(
         assert steps < 60, "nothing was ever accepted: drafts are not used"
     for slot, request in enumerate(requests):
         assert torch.equal(decoder.tokens(slot), alone(network, request))
+
+
+@pytest.mark.parametrize("window", [1, 2, 16])
+def test_a_step_reads_up_to_the_last_position_that_it_writes(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    network = random_transformer(BASE)
+    request = random_request(BASE)
+    expected = alone(network, request)
+    monkeypatch.setattr("cosmos_triton.runtime.ar.decoder.KV_LEN_MULTIPLE", 1)
+    decoder = Decoder(network, 1, window=window)
+    for num_tokens in range(1, decoder.clip_length + 1):
+        last = num_tokens - 1 + window - 1
+        assert decoder.kv_len_for(num_tokens) == last + 1
+    assert torch.equal(alone(network, request, window=window), expected)
+
+
+def test_cache_lengths_are_multiples_and_end_with_the_cache() -> None:
+    config = replace(BASE, latent_shape=(5, 12, 10))  # 600 tokens
+    decoder = Decoder(random_transformer(config), 1)
+    lengths = [decoder.kv_len_for(num_tokens) for num_tokens in range(1, decoder.clip_length + 1)]
+    assert all(num_tokens <= length for num_tokens, length in enumerate(lengths, start=1))
+    assert set(lengths) == {KV_LEN_MULTIPLE, 2 * KV_LEN_MULTIPLE, decoder.cache.max_kv_len}
 
 
 def test_a_finished_slot_stays_as_it_is(network: ARTransformer) -> None:

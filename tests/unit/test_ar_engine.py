@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,13 +19,20 @@ TIMEOUT = 60.0
 
 
 class PausedDecoder(Decoder):
-    """A decoder whose steps wait for `go`."""
+    """A decoder whose steps wait for `go`. `work` is what it has done: "chunk" or "step"."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.go = threading.Event()
+        self.work: list[str] = []
+
+    def prefill(self, slot: int, request: ARRequest) -> Iterator[None]:
+        for _ in super().prefill(slot, request):
+            self.work.append("chunk")
+            yield
 
     def step(self, *, kv_len: int | None = None) -> None:
+        self.work.append("step")
         assert self.go.wait(TIMEOUT)
         super().step(kv_len=kv_len)
 
@@ -142,6 +150,56 @@ def test_a_future_that_is_cancelled_by_itself_does_not_stop_the_engine(engine: A
     assert engine.healthy
 
 
+def test_a_prefill_delays_running_sequences_by_one_chunk_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cosmos_triton.runtime.ar.decoder.PREFILL_CHUNK", 7)
+    decoder = PausedDecoder(random_transformer(BASE), 3)
+    engine = AREngine(decoder)
+    sequences = [engine.submit(random_request(BASE, frames=1))]
+    wait_until(lambda: decoder.work[-1:] == ["step"])
+    decoder.work.clear()
+    sequences += [engine.submit(random_request(BASE, clip=clip, frames=2)) for clip in (1, 2)]
+    decoder.go.set()
+    for sequence in sequences:
+        sequence.future.result(TIMEOUT)
+    engine.close(timeout=TIMEOUT)
+    assert decoder.work.count("chunk") == 2 * 6
+    assert ("chunk", "chunk") not in pairwise(decoder.work)
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_step_reads_as_much_of_the_cache_as_its_longest_sequence_needs(
+    monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """Clips here are shorter than the multiple that lengths are rounded up to: it would hide any other length."""
+    network = random_transformer(BASE)
+    requests = [random_request(BASE, clip=i, seed=i, frames=frames) for i, frames in enumerate((1, 4, 2))]
+    expected = [alone(network, request) for request in requests]
+    monkeypatch.setattr("cosmos_triton.runtime.ar.decoder.KV_LEN_MULTIPLE", 1)
+    engine = AREngine(Decoder(network, 3, window=window))
+    sequences = [engine.submit(request) for request in requests]
+    for sequence, tokens in zip(sequences, expected, strict=True):
+        assert torch.equal(sequence.future.result(TIMEOUT), tokens)
+    engine.close(timeout=TIMEOUT)
+
+
+def test_a_slot_that_becomes_free_while_the_engine_closes_stays_free() -> None:
+    decoder = PausedDecoder(random_transformer(BASE), 2)
+    engine = AREngine(decoder)
+    running = [engine.submit(random_request(BASE, frames=frames)) for frames in (4, 1)]  # the first ends earlier
+    waiting = engine.submit(random_request(BASE))
+    wait_until(lambda: engine.stats().running == 2)
+    closing = threading.Thread(target=engine.close, kwargs={"timeout": TIMEOUT})
+    closing.start()
+    wait_until(lambda: engine._closing)
+    decoder.go.set()
+    for sequence in running:
+        sequence.future.result(TIMEOUT)
+    with pytest.raises(EngineStopped):
+        waiting.future.result(TIMEOUT)
+    closing.join(TIMEOUT)
+    assert engine.stats().finished == 2
+
+
 def test_closing_finishes_running_sequences_and_fails_queued_ones() -> None:
     decoder = PausedDecoder(random_transformer(BASE), 1)
     engine = AREngine(decoder)
@@ -158,15 +216,20 @@ def test_closing_finishes_running_sequences_and_fails_queued_ones() -> None:
     assert not closing.is_alive()
 
 
-def test_a_close_that_takes_too_long_cancels() -> None:
-    decoder = PausedDecoder(random_transformer(BASE), 1)
+def test_a_close_that_takes_too_long_cancels_every_sequence() -> None:
+    decoder = PausedDecoder(random_transformer(BASE), 3)
     engine = AREngine(decoder)
-    running = engine.submit(random_request(BASE))
-    wait_until(lambda: engine.stats().running == 1)
-    threading.Timer(0.3, decoder.go.set).start()
-    engine.close(timeout=0.1)
-    with pytest.raises((GenerationCancelled, EngineStopped)):
-        running.future.result(TIMEOUT)
+    running = [engine.submit(random_request(BASE)) for _ in range(3)]
+    wait_until(lambda: engine.stats().running == 3)
+    closing = threading.Thread(target=engine.close, kwargs={"timeout": 0.1})
+    closing.start()
+    wait_until(lambda: any(sequence.cancelled for sequence in running))
+    decoder.go.set()
+    for sequence in running:
+        with pytest.raises(GenerationCancelled):
+            sequence.future.result(TIMEOUT)
+    closing.join(TIMEOUT)
+    assert not closing.is_alive()
 
 
 def wait_until(condition: object) -> None:

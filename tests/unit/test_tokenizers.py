@@ -19,6 +19,7 @@ from cosmos_triton.networks.tokenizer import (
     DiscreteDecoder,
     DiscreteEncoder,
 )
+from cosmos_triton.networks.tokenizer_layers import QUERIES, Attention
 from cosmos_triton.runtime.video_tokenizer import (
     LatentStatistics,
     decode_latents,
@@ -180,6 +181,21 @@ def test_lengths_and_sizes_that_do_not_fit_are_refused(
         encode_tokens(discrete_encoder, smooth_video(34))
     with pytest.raises(ValueError, match="frames 6 must be a multiple of the chunk, 5"):
         decode_tokens(discrete_decoder, random_tokens(6))
+
+
+@torch.inference_mode()
+def test_every_pixel_attends_to_all_of_its_frame_however_large_that_is() -> None:
+    """Also where there are more pixels than attend at a time, as there are in a served video."""
+    height, width = 33, 32
+    assert QUERIES < height * width < 2 * QUERIES
+    attention = Attention(4, over_time=False)
+    randomise(attention)
+    x = torch.randn(2, 4, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    normed = attention.norm(x)
+    q, k, v = (part(normed).flatten(3).movedim(1, -1) for part in (attention.q, attention.k, attention.v))  # [B,T,HW,C]
+    attended = (q @ k.mT / 4**0.5).softmax(-1) @ v
+    expected = x + attention.proj_out(attended.movedim(-1, 1).unflatten(3, (height, width)))
+    torch.testing.assert_close(attention(x), expected, **EXACT)
 
 
 @torch.inference_mode()

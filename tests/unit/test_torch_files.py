@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import random
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -166,6 +167,65 @@ def test_damaged_files_give_an_error_that_names_them(tmp_path: Path, layout: str
             read_torch_file(path)
 
 
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_a_file_of_a_big_endian_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_zip: bool
+) -> None:
+    """Its numbers would be read as others, and nobody would notice."""
+    path = tmp_path / "model.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "byteorder", "big")
+        torch.save({"weight": torch.ones(2)}, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(CheckpointError, match=r"model\.pt: .*its numbers are big-endian"):
+        read_torch_file(path)
+
+
+class Storage: ...
+
+
+class Rebuilt:
+    """Pickled, a tensor over the storage."""
+
+    def __init__(self, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        self.view = (offset, shape, stride)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+        return torch._utils._rebuild_tensor_v2, (Storage(), *self.view, False, OrderedDict())
+
+
+def write_archive(path: Path, tensor: Rebuilt, storage: bytes, *, elements: int, compression: int = 0) -> None:
+    """A file of torch.save with one tensor, whose storage claims to have so many floats."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: object) -> object:
+            return ("storage", torch.FloatStorage, "0", "cpu", elements) if isinstance(value, Storage) else None
+
+    pickled = io.BytesIO()
+    Pickler(pickled, protocol=2).dump({"weight": tensor})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", pickled.getvalue())
+        archive.writestr("model/data/0", storage, compression)
+        archive.writestr("model/data/1", bytes(1000))
+
+
+@pytest.mark.parametrize(
+    ("elements", "compression", "is_read"),
+    [(4, zipfile.ZIP_STORED, True), (5, zipfile.ZIP_STORED, False), (4, zipfile.ZIP_DEFLATED, False)],
+    ids=["whole", "one more than the file has", "compressed"],
+)
+def test_a_storage_is_no_larger_than_its_part_of_the_file(
+    tmp_path: Path, elements: int, compression: int, is_read: bool
+) -> None:
+    """What follows it in the file is another part, not more of the tensor."""
+    path = tmp_path / "model.pt"
+    write_archive(path, Rebuilt(0, (elements,), (1,)), bytes(16), elements=elements, compression=compression)
+    if is_read:
+        assert torch.equal(read_torch_file(path)["weight"], torch.zeros(4))
+    else:
+        with pytest.raises(CheckpointError, match=rf"model\.pt: .*storage 0: 16 bytes, expected {4 * elements}"):
+            read_torch_file(path)
+
+
 @pytest.mark.parametrize(
     ("offset", "shape", "stride"),
     [(0, (5,), (1,)), (2, (3,), (1,)), (0, (2, 2), (3, 1)), (-1, (2,), (1,)), (3, (2,), (-1,)), (0, (2, 2), (1,))],
@@ -174,22 +234,7 @@ def test_a_tensor_may_not_reach_out_of_its_storage(
     tmp_path: Path, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
 ) -> None:
     """Else a file could have other memory written into a checkpoint."""
-
-    class Storage: ...
-
-    class Reaching:
-        def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
-            return torch._utils._rebuild_tensor_v2, (Storage(), offset, shape, stride, False, OrderedDict())
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value: object) -> object:
-            return ("storage", torch.FloatStorage, "0", "cpu", 4) if isinstance(value, Storage) else None
-
-    pickled = io.BytesIO()
-    Pickler(pickled, protocol=2).dump({"weight": Reaching()})
     path = tmp_path / "model.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model/data.pkl", pickled.getvalue())
-        archive.writestr("model/data/0", bytes(16))
+    write_archive(path, Rebuilt(offset, shape, stride), bytes(16), elements=4)
     with pytest.raises(CheckpointError, match=r"model\.pt: .*tensor of shape"):
         read_torch_file(path)
