@@ -8,8 +8,8 @@ import torch
 
 TESTS = Path(__file__).parent
 
-# Here, so that the lanes of whole pipelines share servers when one pytest runs several.
-pytest_plugins = ("support.pipeline_fixtures",)
+# The fixtures here, so that the lanes of whole pipelines share servers when one pytest runs several.
+pytest_plugins = ("support.pipeline_fixtures", "support.skips")
 
 # The networks here are tiny: a second thread costs more in waiting than it brings, most of all on a busy machine.
 torch.set_num_threads(1)

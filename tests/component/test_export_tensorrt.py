@@ -141,10 +141,10 @@ def test_fp8_is_built_from_quantised_graphs_alone(checkpoints: Path, tmp_path: P
         export_tensorrt("text_encoder", DEPLOYMENT, checkpoints, tmp_path, precision="fp8", graphs=tmp_path)
 
 
-@pytest.mark.skipif(tensorrt_backend.tensorrt is not None, reason="TensorRT is installed")
 def test_without_the_package_the_command_says_what_to_install(
-    checkpoints: Path, capsys: pytest.CaptureFixture[str]
+    checkpoints: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tensorrt_backend, "tensorrt", None)
     command = ["export", "tensorrt", "--stage", "text_encoder", "--deployment", DEPLOYMENT.name]
     assert main([*command, "--checkpoint-dir", str(checkpoints)]) == 1
     assert capsys.readouterr().err == "tensorrt: not installed: pip install 'cosmos-triton[tensorrt]'\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -63,7 +62,6 @@ def test_a_command_makes_a_video(words: tuple[str, ...], folder: Path, request: 
             assert (folder / file).stat().st_size
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 @pytest.mark.parametrize("block", scripts(), ids=str)
 def test_a_curl_example_makes_a_video(block: Block, folder: Path, base: PipelineServer) -> None:
     text = block.text.replace("localhost:8000", base.url)

@@ -6,7 +6,9 @@ import resource
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -161,6 +163,91 @@ def test_every_limit_binds(limits: Limits, reason: str) -> None:
     data = files.clip(files.numbered(12), audio=True)
     assert decode(data).frames_in_file == 12
     assert reason in str(refusal(data, limits=limits))
+
+
+def test_a_file_at_its_limits_is_decoded() -> None:
+    data = files.clip(files.numbered(12), audio=True)
+    limits = Limits(
+        file_bytes=len(data),
+        side_pixels=64,
+        frame_pixels=64 * 48,
+        picture_pixels=64 * 48,
+        decoded_bytes=9 * 64 * 48 * 3,
+        frames=12,
+        streams=2,
+        clip_seconds=0.48,
+    )
+    assert decode(data, limits=limits).frames_in_file == 12
+    assert "12 frames; accepted: at most 11" in str(refusal(data, limits=replace(limits, frames=11)))
+    for format in ("png", "jpeg", "webp"):
+        picture = files.still(files.quadrants(), format)
+        assert decode(picture, limits=limits).frames_in_file == 1
+        for field, most in (("side_pixels", 63), ("picture_pixels", 64 * 48 - 1), ("file_bytes", len(picture) - 1)):
+            assert f"at most {most} " in refusal(picture, limits=replace(limits, **{field: most})).accepted
+
+
+def test_a_clip_may_play_five_minutes() -> None:
+    for seconds in (300, 301):
+        data = files.patched(CLIP, b"mvhd", 12, struct.pack(">II", 1, seconds))
+        if seconds <= 300:
+            assert decode(data).frames_in_file == 12
+        else:
+            assert "an mp4 of 301 seconds; accepted: at most 300 seconds" in str(refusal(data))
+
+
+def test_frames_are_counted_where_the_header_hides_them() -> None:
+    data = files.with_hidden_table(files.clip(files.numbered(12, 16, 16)), shown=5)
+    assert decode(data, limits=Limits(frames=12)).frames_in_file == 12
+    assert "more than 11 frames" in str(refusal(data, limits=Limits(frames=11)).value)
+
+
+class Coded:
+    """A packet of decoded frames."""
+
+    def __init__(self, *frames: SimpleNamespace) -> None:
+        self.frames = frames
+
+    def decode(self) -> tuple[SimpleNamespace, ...]:
+        return self.frames
+
+
+def test_frames_are_counted_and_measured_as_they_come_out_of_the_codec() -> None:
+    """A packet may have more frames than the list of samples says, and a later frame may be larger."""
+    small, large = (SimpleNamespace(is_corrupt=False, width=width, height=16) for width in (16, 17))
+    limits = Limits(frames=6, decoded_bytes=3 * 16 * 16 * 9)
+    assert len(list(clips.decoded_frames([Coded(small, small)] * 3, 9, limits))) == 6
+    with pytest.raises(InvalidValue, match="more than 6 frames"):
+        list(clips.decoded_frames([Coded(small, small)] * 3 + [Coded(small)], 9, limits))
+    with pytest.raises(InvalidValue, match="9 frames of 17x16 pixels"):
+        list(clips.decoded_frames([Coded(small), Coded(), Coded(large)], 9, limits))
+
+
+def test_no_other_codec_is_opened_not_even_for_a_track_that_is_not_read() -> None:
+    data = files.clip(files.numbered(12), audio=True)
+    with av.logging.Capture(local=True) as messages:
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            decode(data)
+        finally:
+            av.logging.set_level(None)
+    assert any("aac" in text and "not on whitelist" in text for _, _, text in messages)
+
+
+@pytest.mark.parametrize("order", [(3, 12), (12, 3)])
+def test_the_frames_of_every_video_track_are_bounded(order: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        tracks = [output.add_stream("mpeg4", rate=files.FPS) for _ in order]
+        for track in tracks:
+            track.width, track.height, track.pix_fmt = files.WIDTH, files.HEIGHT, "yuv420p"
+        for track, count in zip(tracks, order, strict=True):
+            for picture in files.numbered(count):
+                output.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            output.mux(track.encode(None))
+    data = file.getvalue()
+    assert read_header(data, Limits(frames=12)).kind == "video"
+    with pytest.raises(InvalidValue, match="an mp4 of 12 frames; accepted: at most 11 frames"):
+        read_header(data, Limits(frames=11))
 
 
 def test_frames_too_large_to_keep_are_refused_before_any_codec_starts(monkeypatch: pytest.MonkeyPatch) -> None:
