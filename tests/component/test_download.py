@@ -213,7 +213,9 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -
     assert (tmp_path / AR / "model.pt").read_bytes() == content
 
 
-def test_a_connection_that_breaks_again_and_again_is_enough_if_bytes_arrive_in_between(hub: Hub, tmp_path: Path) -> None:
+def test_a_connection_that_breaks_again_and_again_is_enough_if_bytes_arrive_in_between(
+    hub: Hub, tmp_path: Path
+) -> None:
     cuts = ([0] * (download_module.MAX_ATTEMPTS - 1) + [1000]) * 4
     hub.cut_after["model.pt"] = list(cuts)
     assert run(tmp_path) == 0

@@ -37,7 +37,15 @@ def test_an_operators_policy_takes_the_place_of_the_projects_and_has_a_hash_of_i
         (f"{POLICY.text}\n<end conversation>".encode(), "accepted: the categories alone"),
         (None, "No such file"),
     ],
-    ids=["empty", "no UTF-8", "twice the same", "one too many", "with its frame", "with its frame in lower case", "a link to nothing"],
+    ids=[
+        "empty",
+        "no UTF-8",
+        "twice the same",
+        "one too many",
+        "with its frame",
+        "with its frame in lower case",
+        "a link to nothing",
+    ],
 )
 def test_a_file_that_is_no_policy_is_refused_and_not_passed_over(
     tmp_path: Path, content: bytes | None, complaint: str

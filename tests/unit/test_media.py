@@ -195,10 +195,13 @@ def test_a_clip_may_play_five_minutes() -> None:
             assert "an mp4 of 301 seconds; accepted: at most 300 seconds" in str(refusal(data))
 
 
-def test_frames_are_counted_where_the_header_hides_them() -> None:
-    data = files.with_hidden_table(files.clip(files.numbered(12, 16, 16)), shown=5)
-    assert decode(data, limits=Limits(frames=12)).frames_in_file == 12
-    assert "more than 11 frames" in str(refusal(data, limits=Limits(frames=11)).value)
+@pytest.mark.parametrize("count", [1, 9])
+def test_frames_are_counted_where_the_header_hides_them(count: int) -> None:
+    """Also those that need not be decoded, since a key frame comes after them."""
+    clip = files.clip(files.numbered(12, 16, 16), options={"x264-params": "keyint=4:bframes=2"})
+    data = files.with_hidden_table(clip, shown=5)
+    assert decode(data, count, limits=Limits(frames=12)).frames_in_file == 12
+    assert "more than 11 frames" in str(refusal(data, count, limits=Limits(frames=11)).value)
 
 
 class Coded:
@@ -280,6 +283,15 @@ def test_an_image_cut_anywhere_is_refused(format: str) -> None:
     assert decode(data).kind == "image"
     for size in [*range(0, len(data), len(data) // 50), len(data) - 1]:
         refusal(data[:size])
+
+
+def test_a_webp_is_complete_to_the_last_byte() -> None:
+    """Also where what is missing is padding, which no codec reads."""
+    (size,) = struct.unpack_from("<I", WEBP, 16)  # of its only chunk
+    assert 20 + size <= len(WEBP) <= 21 + size
+    assert refusal(WEBP[:-1]).value == f"a webp of {len(WEBP) - 1} bytes that announces {len(WEBP)}"
+    longer = WEBP[:16] + struct.pack("<I", len(WEBP) - 20 + 1) + WEBP[20:]
+    assert refusal(longer).value == f"a webp of {len(WEBP)} bytes, cut inside chunk b'VP8L'"
 
 
 def test_a_clip_with_a_damaged_frame_is_refused_where_the_frame_is_needed() -> None:
