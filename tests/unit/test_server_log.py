@@ -21,11 +21,11 @@ FULL = Path("/dev/full")
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        with suppress(OSError):
-            os.close(end)
+    """Its writing end stays open: a LogOutput goes on, and would write to whatever gets the same number."""
+    reading, writing = os.pipe()
+    yield reading, writing
+    with suppress(OSError):
+        os.close(reading)
 
 
 def server_log(output: LogOutput) -> tuple[ServerLog, int]:
