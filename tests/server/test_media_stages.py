@@ -181,7 +181,7 @@ def test_a_flood_is_turned_away_at_once_and_what_was_taken_is_answered(stages: S
     assert len(taken) + len(turned_away) == 120
     assert len(taken) >= 64  # the queue
     assert turned_away
-    assert max(turned_away) < max(taken) / 2
+    assert max(turned_away) < max(taken), "who is turned away does not wait for the queue to end"
 
 
 def test_a_video_becomes_an_mp4_that_says_what_it_is(stages: Stages, tmp_path: Path) -> None:
