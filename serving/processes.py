@@ -28,22 +28,34 @@ def children_of(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> Iterable[int]:
-    """As the kernel lists them, thread by thread; where it keeps no lists, every process is asked for its parent."""
+    """As the kernel lists them, thread by thread; where it keeps no lists, every process is asked for its parent.
+
+    A server has hundreds of threads and is looked at several times a second, so this reads files without `Path`.
+    """
+    folder = f"{PROC}/{pid}/task"
     try:
-        threads = os.listdir(PROC / str(pid) / "task")
+        threads = os.listdir(folder)
     except OSError:
         return []
     found: list[int] = []
     for thread in threads:
-        file = PROC / str(pid) / "task" / thread / "children"
         try:
-            found += map(int, file.read_text().split())
+            found += map(int, _content(f"{folder}/{thread}/children").split())
         except FileNotFoundError:
             if thread == str(pid) and is_alive(pid):  # it is the file that is missing, not the thread
                 return [other for other in all_pids() if (status := process_status(other)) and status.parent == pid]
         except OSError:  # the thread has ended
             continue
     return found
+
+
+def _content(path: str) -> bytes:
+    """The first 64 KiB of a file."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, 1 << 16)
+    finally:
+        os.close(file)
 
 
 def arguments_of(pid: int) -> list[str]:
