@@ -18,7 +18,7 @@ from cosmos_triton.client import GuardrailBlocked, ServerFailed, ServerUnreachab
 from support.held_server import HeldServer, kill_it, stop_it
 from support.pipeline_server import PipelineServer
 from support.server import until
-from support.stage_death import FAILED, RECOVERED, UNREADY, assert_recovers, kill_at
+from support.stage_death import FAILED, RECOVERED, RESTARTED, UNREADY, assert_recovers, kill_at
 
 FAULTS = {  # of stages whose requests end without a restart of the server
     "media_decoder": kill_it,
@@ -72,7 +72,7 @@ def test_killed_pipeline_restarts_the_server(video2world: PipelineServer) -> Non
     error, seconds, killed = kill_at(video2world, "world_generation_stream", lambda event: event.stage == "ar_sampler")
     assert isinstance(error, ServerUnreachable)
     assert seconds < FAILED
-    assert_recovers(video2world, killed)
+    assert_recovers(video2world, killed, seconds=RESTARTED)
 
 
 def test_killed_plain_pipeline_restarts_the_server(video2world: PipelineServer) -> None:
@@ -85,7 +85,7 @@ def test_killed_plain_pipeline_restarts_the_server(video2world: PipelineServer) 
         video2world.wait_until(ready=False, seconds=UNREADY)
         with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
             request.result(timeout=FAILED)
-    assert_recovers(video2world, killed)
+    assert_recovers(video2world, killed, seconds=RESTARTED)
     assert list((video2world.run_dir / "jobs").iterdir()) == []  # nobody waits for the one that was lost
 
 
