@@ -101,8 +101,8 @@ def test_drain_finishes_requests_under_way_refuses_new_ones_and_leaves_nothing(
     idle.request("GET", "/v2/health/live")
     idle.getresponse().read()
     # Between the two stages the server's own stop would fail it.
-    under_way = in_background(generate, server, slow=1.5, sampler=1.5)
-    wait_for_work(server, "slow")
+    under_way = in_background(generate, server, slow=1.5, sampler=1.5, note="under way")
+    wait_for_work(server, "slow", "under way")
     began = time.monotonic()
     server.signal()
     server.wait_until(ready=False, seconds=UNREADY)
