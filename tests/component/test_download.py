@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from cosmos_triton.export.checkpoints.manifest import NAME as MANIFEST
 from cosmos_triton.export.checkpoints.released import MissingError
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.releases import COSMOS_1_0, PREDICT1
-from support.hub_server import TOKEN, Hub, HubRepository, HubServer
+from support.hub_server import Hub, HubRepository, HubServer
 
 AR = "Cosmos-1.0-Autoregressive-4B"
 GUARDRAIL = "Cosmos-1.0-Guardrail"
@@ -85,23 +84,9 @@ def released_files() -> dict[str, dict[str, bytes]]:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    server = HubServer()
-    server.hub.repositories = {name: HubRepository({FIRST: files}) for name, files in released_files().items()}
-    for name, value in (
-        ("ENDPOINT", server.url),
-        ("HUGGINGFACE_CO_URL_TEMPLATE", f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"),
-    ):
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(download_module.time, "sleep", lambda _: None)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def hub(server: HubServer) -> Hub:
-    return server.hub
+def server(empty_hub: HubServer) -> HubServer:
+    empty_hub.hub.repositories = {name: HubRepository({FIRST: files}) for name, files in released_files().items()}
+    return empty_hub
 
 
 def run(directory: Path, deployment: str = "4b") -> int:

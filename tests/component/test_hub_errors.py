@@ -21,7 +21,7 @@ from cosmos_triton.export.checkpoints import download as download_module
 from cosmos_triton.export.checkpoints.hub_repositories import hub_repositories
 from cosmos_triton.runtime.deployments import DEPLOYMENTS
 from cosmos_triton.runtime.releases import COSMOS_1_0
-from support.hub_server import TOKEN, Hub, HubRepository, HubServer
+from support.hub_server import Hub, HubRepository, HubServer
 
 AR = "nvidia/Cosmos-1.0-Autoregressive-4B"
 NAMES = [r.name for r in hub_repositories(COSMOS_1_0) if r.needed_by(DEPLOYMENTS["4b"])]
@@ -29,22 +29,12 @@ EXPIRED = 'User Access Token "laptop" is expired'
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    server = HubServer()
-    server.hub.repositories = {name: HubRepository({"a" * 40: {}}) for name in NAMES}
-    server.hub.repositories[AR] = HubRepository({"a" * 40: {"model.pt": bytes(range(250)) * 20, "config.json": b"{}"}})
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(download_module.time, "sleep", lambda _: None)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def hub(server: HubServer) -> Hub:
-    return server.hub
+def server(empty_hub: HubServer) -> HubServer:
+    empty_hub.hub.repositories = {name: HubRepository({"a" * 40: {}}) for name in NAMES}
+    empty_hub.hub.repositories[AR] = HubRepository(
+        {"a" * 40: {"model.pt": bytes(range(250)) * 20, "config.json": b"{}"}}
+    )
+    return empty_hub
 
 
 def line_about_ar(directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
